@@ -92,7 +92,7 @@ def read(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
         header = json.loads(metadata[_KEY])
         found, version = header["kind"], header["format"]
     except (KeyError, TypeError, ValueError):
-        raise FileFormatError(f"{path} must carry a fieldtheory header, it has none; it was written by another program.") from None
+        raise FileFormatError(f"{path} must carry a fieldtheory header, it has none; another program wrote it.") from None
     if version != FORMAT:
         raise FileFormatError(f"{path} must be of format {FORMAT}, it is of format {version!r}; update fieldtheory to read it.")
     if found != kind:

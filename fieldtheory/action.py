@@ -1,0 +1,344 @@
+"""The action S(x) = ln p(x) + const of a density, as a polynomial around a base point.
+
+    S(x) = Σ_k Σ_{i1…ik} A^(k)_{i1…ik} u_{i1} ⋯ u_{ik},    u = x − at,
+
+full sums, symmetric tensors, no 1/k!; k! A^(k) is the vertex. What the couplings mean is the *gauge*:
+
+* ``exact`` — S is this polynomial, all of it. Only such an action may be recentred.
+* ``taylor`` — the Taylor polynomial of some S at `at`.
+* ``normal_ordered`` — A^(k) = E_q[∇^k S]/k! over a stated Gaussian q = N(at, covariance).
+* ``projection`` — the best polynomial on stated samples.
+
+Under x = M y + b a density picks up the Jacobian, S'(y) = S(My + b) + ln|det M|, and
+
+    A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[M, …, M, c, …, c],    c = b − at,
+
+with k legs M and m − k legs c: exact for the full polynomial only. A Taylor polynomial that was cut and is then shifted is wrong
+in every order, which is why a cut action keeps its base point and refuses to leave it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from math import comb, factorial
+
+import numpy as np
+
+from . import _kernels, files
+from .arrays import _as_real, as_count, as_covariance, as_points, as_vector
+from .errors import FieldTheoryError, FileFormatError, GaugeError, InputError
+from .tensors import SymmetricTensor
+
+GAUGES = ("exact", "taylor", "normal_ordered", "projection")
+_LANES = 64  # points per kernel call: x, score and buffers stay in the cache
+
+
+class Action:
+    """A polynomial action.
+
+    Parameters
+    ----------
+    couplings : mapping of int to array_like or SymmetricTensor
+        A^(k) by order k: a number for k = 0, dense symmetric arrays of shape (n_dim,)*k or packed tensors above. Missing orders
+        are zero.
+    at : array_like, shape (n_dim,), optional
+        Base point, the origin by default.
+    gauge : {"exact", "taylor", "normal_ordered", "projection"}
+        What the couplings mean, see the module.
+    covariance : array_like, shape (n_dim, n_dim), optional
+        Of the Gaussian q = N(at, covariance); required by, and only by, ``normal_ordered``.
+    names : sequence of str, optional
+        One name per variable.
+
+    Raises
+    ------
+    InputError
+        Couplings that are not symmetric, not finite, or of different n_dim; no coupling of order ≥ 1; unknown gauge.
+
+    Examples
+    --------
+    >>> S = Action({2: [[-0.5]], 4: [[[[-0.1]]]]})
+    >>> float(S([1.0]))
+    -0.6
+    """
+
+    def __init__(self, couplings: Mapping, at=None, gauge: str = "exact", covariance=None, names=None):
+        self.couplings = _checked_couplings(couplings)
+        self.n_dim = _common_n_dim(self.couplings)
+        self.at = np.zeros(self.n_dim) if at is None else as_vector(at, self.n_dim, "at").copy()
+        self.at.setflags(write=False)
+        if gauge not in GAUGES:
+            raise InputError(f"gauge must be one of {', '.join(GAUGES)}, got {gauge!r}.")
+        if (gauge == "normal_ordered") != (covariance is not None):
+            raise InputError("covariance must be given for a normal_ordered action and for no other: it is that of q.")
+        self.gauge = gauge
+        self.covariance = None if covariance is None else as_covariance(covariance)
+        self.names = None if names is None else tuple(map(str, names))
+        if self.names is not None and len(self.names) != self.n_dim:
+            raise InputError(f"names must hold one name per variable, got {len(self.names)} for {self.n_dim} variables.")
+
+    @property
+    def order(self) -> int:
+        """The highest order that is stored."""
+        return max(self.couplings)
+
+    def __getitem__(self, index) -> float:
+        """One entry: ``S[0, 1, 1]`` is A^(3)_011 and ``S[()]`` is A^(0)."""
+        index = index if isinstance(index, tuple) else (index,)
+        return self._coupling(len(index))[index]
+
+    def __call__(self, x) -> np.ndarray:
+        """S(x) in nats; x of shape (..., n_dim) gives shape (...)."""
+        return self._lanes(x, "value")
+
+    def score(self, x) -> np.ndarray:
+        """∇S(x), shape (..., n_dim)."""
+        return self._lanes(x, "score")
+
+    def value_and_score(self, x) -> tuple[np.ndarray, np.ndarray]:
+        """S(x) and ∇S(x) in one pass, shapes (...) and (..., n_dim)."""
+        return self._lanes(x, "both")
+
+    def hessian(self, x) -> np.ndarray:
+        """∂_i ∂_j S(x), shape (..., n_dim, n_dim)."""
+        x = as_points(x, self.n_dim)
+        lanes = np.ascontiguousarray((x - self.at).reshape(-1, self.n_dim).T)
+        out = np.empty((self.n_dim, self.n_dim, lanes.shape[1]))
+        _kernels.hessian(*self.fibers, lanes, out)
+        return np.moveaxis(out, -1, 0).reshape(*x.shape, self.n_dim)
+
+    @cached_property
+    def fibers(self) -> _kernels.Fibers:
+        """The polynomial in u = x − at, as the kernels read it."""
+        return _kernels.fibers(self._powers)
+
+    @cached_property
+    def _powers(self) -> dict[int, SymmetricTensor]:
+        """Coefficients of plain powers of x − at; they are the couplings except where those are normal-ordered."""
+        if self.gauge != "normal_ordered":
+            return self.couplings
+        return _gaussian_average(self.couplings, self.covariance, sign=-1.0)
+
+    def _lanes(self, x, what: str):
+        x = as_points(x, self.n_dim)
+        u = (x - self.at).reshape(-1, self.n_dim)
+        value = np.full(len(u), self._powers[0].packed[0] if 0 in self._powers else 0.0)
+        score = np.empty_like(u)
+        for start in range(0, len(u), _LANES):
+            block = slice(start, start + _LANES)
+            lanes = np.ascontiguousarray(u[block].T)
+            gradient = np.empty_like(lanes)
+            _kernels.value_and_score(*self.fibers, lanes, value[block], gradient)
+            score[block] = gradient.T
+        value, score = value.reshape(x.shape[:-1]), score.reshape(x.shape)
+        return {"value": value, "score": score, "both": (value, score)}[what]
+
+    def truncate(self, order: int) -> Action:
+        """Drop the couplings above `order`; an exact action that loses something becomes ``taylor``."""
+        order = as_count(order, "order")
+        kept = {k: T for k, T in self.couplings.items() if k <= order}
+        lost = any(T.packed.any() for k, T in self.couplings.items() if k > order)
+        if not any(kept):
+            kept[order] = SymmetricTensor.zeros(self.n_dim, order)
+        return self._like(kept, gauge="taylor" if lost and self.gauge == "exact" else self.gauge)
+
+    def recenter(self, at) -> Action:
+        """The same function, with its couplings at another base point.
+
+        Raises
+        ------
+        GaugeError
+            The action is not exact: extract it anew at that point with ``to_action(..., at=)``.
+        """
+        at = as_vector(at, self.n_dim, "at")
+        self._require_exact("recentred")
+        return self._like(_shifted(self.couplings, at - self.at, np.eye(self.n_dim)), at=at)
+
+    def pullback(self, matrix, shift=None) -> Action:
+        """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b.
+
+        An exact action comes back around y = 0; any other keeps its base point, which travels to M^{-1}(at − b).
+
+        Parameters
+        ----------
+        matrix : array_like, shape (n_dim, n_dim)
+            M, invertible.
+        shift : array_like, shape (n_dim,), optional
+            b, zero by default.
+
+        Raises
+        ------
+        InputError
+            M is not a finite invertible square matrix.
+        """
+        M = as_points(matrix, self.n_dim, "matrix")
+        if M.shape != (self.n_dim, self.n_dim):
+            raise InputError(f"matrix must have shape ({self.n_dim}, {self.n_dim}), got {M.shape}.")
+        sign, log_det = np.linalg.slogdet(M)
+        if sign == 0:
+            raise InputError("matrix must be invertible, its determinant is 0; a density needs all its variables.")
+        shift = np.zeros(self.n_dim) if shift is None else as_vector(shift, self.n_dim, "shift")
+        travels = self.gauge != "exact"
+        at = np.linalg.solve(M, self.at - shift) if travels else np.zeros(self.n_dim)
+        couplings = _shifted(self.couplings, np.zeros(self.n_dim) if travels else shift - self.at, M)
+        constant = couplings[0].packed[0] if 0 in couplings else 0.0
+        inverse = np.linalg.inv(M)
+        covariance = None if self.covariance is None else inverse @ self.covariance @ inverse.T
+        return Action({**couplings, 0: constant + log_det}, at, self.gauge, covariance)
+
+    def normal_order(self, mean, covariance) -> Action:
+        """Couplings averaged over q = N(mean, covariance): A^(k) = E_q[∇^k S]/k!, exactly.
+
+        Wick's theorem gives A'^(k) = Σ_j (k + 2j)!/(k! j! 2^j) A^(k+2j)[Σ, …, Σ] with j pairs of legs closed by the covariance,
+        around the mean.
+
+        Raises
+        ------
+        GaugeError
+            The action is not exact.
+        """
+        centred = self.recenter(mean)
+        covariance = as_covariance(covariance)
+        averaged = _gaussian_average(centred.couplings, covariance, sign=1.0)
+        return Action(averaged, centred.at, "normal_ordered", covariance, self.names)
+
+    def vertex(self, order: int, at=None) -> SymmetricTensor:
+        """k! A^(k), the k-th derivative of S at the base point, or at another one if the action is exact."""
+        action = self if at is None else self.recenter(at)
+        return factorial(order) * action._coupling(as_count(order, "order", minimum=0))
+
+    def __add__(self, other: Action) -> Action:
+        if not isinstance(other, Action):
+            return NotImplemented
+        if other.n_dim != self.n_dim:
+            raise InputError(f"actions must have the same n_dim, got {self.n_dim} and {other.n_dim}.")
+        if self.gauge == other.gauge == "exact":
+            other = other.recenter(self.at)
+        require_same_gauge(self, other)
+        orders = sorted({*self.couplings, *other.couplings})
+        return self._like({k: self._coupling(k) + other._coupling(k) for k in orders})
+
+    def __sub__(self, other: Action) -> Action:
+        return self + (-other)
+
+    def __mul__(self, factor: float) -> Action:
+        return self._like({k: float(factor) * T for k, T in self.couplings.items()})
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> Action:
+        return -1.0 * self
+
+    def __repr__(self) -> str:
+        norms = ", ".join(f"|A{k}|={T.norm():.4g}" for k, T in self.couplings.items() if k)
+        return f"Action(n_dim={self.n_dim}, order={self.order}, gauge={self.gauge!r}, {norms})"
+
+    def save(self, path):
+        """Write one ``.safetensors`` file with a JSON header, whole or not at all."""
+        from . import __version__
+
+        arrays = {f"coupling_{k}": T.packed for k, T in self.couplings.items()} | {"at": self.at}
+        if self.covariance is not None:
+            arrays["covariance"] = self.covariance
+        header = {"n_dim": self.n_dim, "orders": sorted(self.couplings), "gauge": self.gauge, "names": self.names,
+                  "convention": "S = ln p = sum_k A^(k) (x - at)^k, unique entries in colex order", "version": __version__}
+        return files.write(path, "action", arrays, header)
+
+    @classmethod
+    def load(cls, path) -> Action:
+        """Read what `save` wrote, bit for bit; raises `FileFormatError` on anything else."""
+        arrays, header = files.read(path, "action")
+        try:
+            n_dim, orders = as_count(header["n_dim"], "n_dim"), [as_count(k, "order", minimum=0) for k in header["orders"]]
+            couplings = {k: SymmetricTensor.from_packed(arrays[f"coupling_{k}"], n_dim, k) for k in orders}
+            return cls(couplings, arrays["at"], header["gauge"], arrays.get("covariance"), header["names"])
+        except (FieldTheoryError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(f"{path} must hold a complete action, its header and arrays do not fit together: "
+                                  f"{error}") from None
+
+    def _coupling(self, order: int) -> SymmetricTensor:
+        if order in self.couplings:
+            return self.couplings[order]
+        return SymmetricTensor.zeros(self.n_dim, order)
+
+    def _like(self, couplings: dict, at=None, gauge: str | None = None) -> Action:
+        return Action(couplings, self.at if at is None else at, gauge or self.gauge, self.covariance, self.names)
+
+    def _require_exact(self, what: str) -> None:
+        if self.gauge != "exact":
+            raise GaugeError(f"only an exact action may be {what}, this one is {self.gauge} at its own base point; extract it "
+                             "anew there with to_action(..., at=).")
+
+
+def require_same_gauge(first: Action, second: Action) -> None:
+    """Raise `GaugeError` unless couplings of the two actions mean the same thing."""
+    if first.gauge != second.gauge:
+        raise GaugeError(f"actions must share their gauge, got {first.gauge} and {second.gauge}; bring an exact one to the other "
+                         "with recenter(...).truncate(...) or normal_order(...), or extract both the same way.")
+    scale = 1.0 + np.abs(first.at).max()
+    if np.abs(first.at - second.at).max() > 1e-12 * scale:
+        raise GaugeError("actions must share their base point, theirs differ by "
+                         f"{np.abs(first.at - second.at).max():.2g}; extract both with the same to_action(..., at=).")
+    if first.covariance is not None and not np.allclose(first.covariance, second.covariance, rtol=1e-12, atol=0):
+        raise GaugeError("normal-ordered actions must share the Gaussian they are averaged over, their covariances differ.")
+
+
+def _checked_couplings(couplings: Mapping) -> dict[int, SymmetricTensor]:
+    if not isinstance(couplings, Mapping):
+        raise InputError(f"couplings must be a mapping {{order: array}}, got {type(couplings).__name__}.")
+    return {as_count(k, "order of a coupling", minimum=0): _as_coupling(k, T) for k, T in sorted(couplings.items())}
+
+
+def _as_coupling(order: int, values) -> SymmetricTensor | float:
+    if isinstance(values, SymmetricTensor):
+        tensor = values
+    elif order == 0:
+        array = _as_real(values, "the constant A^(0)")
+        if array.size != 1 or not np.isfinite(array).all():
+            raise InputError(f"the constant A^(0) must be one finite number, got {values!r}.")
+        return float(array.reshape(()))
+    else:
+        tensor = SymmetricTensor.from_dense(values)
+    if tensor.order != order:
+        raise InputError(f"the coupling under key {order} must be of order {order}, got order {tensor.order}.")
+    return tensor
+
+
+def _common_n_dim(couplings: dict) -> int:
+    sizes = {k: T.n_dim for k, T in couplings.items() if k > 0}
+    if not sizes:
+        raise InputError("an action must have a coupling of order 1 or more, got none; n_dim is read off it.")
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"all couplings must have the same n_dim, got {sizes} by order.")
+    n_dim = next(iter(sizes.values()))
+    if isinstance(couplings.get(0), float):
+        couplings[0] = SymmetricTensor.from_packed([couplings[0]], n_dim, 0)
+    return n_dim
+
+
+def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray, M: np.ndarray) -> dict[int, SymmetricTensor]:
+    """A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[M, …, M, c, …, c]."""
+    vector, shifted = SymmetricTensor.from_packed(c, c.size, 1), {}
+    for m, T in couplings.items():
+        for k in range(m, -1, -1):
+            term = comb(m, k) * T
+            shifted[k] = shifted[k] + term if k in shifted else term
+            if k == 0 or not c.any():
+                break
+            T = T.contract(vector)
+    unmoved = np.array_equal(M, np.eye(c.size))
+    return {k: T if unmoved else T.transform(M) for k, T in sorted(shifted.items())}
+
+
+def _gaussian_average(couplings: dict, covariance: np.ndarray, sign: float) -> dict[int, SymmetricTensor]:
+    """exp(± ½ Σ·∇²) of a polynomial: + averages over shifts N(0, Σ), − undoes it."""
+    pair, averaged = SymmetricTensor.from_dense(covariance), {}
+    for m, T in couplings.items():
+        for j in range(m // 2 + 1):
+            k = m - 2 * j
+            term = (sign**j * factorial(m) / (factorial(k) * factorial(j) * 2**j)) * T
+            averaged[k] = averaged[k] + term if k in averaged else term
+            if j < m // 2:
+                T = T.contract(pair)
+    return dict(sorted(averaged.items()))
