@@ -143,6 +143,13 @@ class SymmetricTensor:
         return cls.from_packed(packed, n_dim, indices.shape[1])
 
     @classmethod
+    def symmetrized(cls, array: np.ndarray, n_dim: int) -> SymmetricTensor:
+        """From a full array, averaged over all permutations of its axes; only the unique entries are formed."""
+        indices = colex_indices(n_dim, np.ndim(array))
+        axes = list(permutations(range(np.ndim(array))))
+        return cls.from_packed(sum(array[tuple(indices[:, p].T)] for p in axes) / len(axes), n_dim, np.ndim(array))
+
+    @classmethod
     def zeros(cls, n_dim: int, order: int) -> SymmetricTensor:
         """The tensor without entries."""
         return cls.from_packed(np.zeros(packed_size(n_dim, order)), n_dim, order)
