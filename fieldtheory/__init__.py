@@ -28,7 +28,8 @@ _HOME = {
     "sample": "sampling",
     "sample_chains": "sampling",
 }
-_MODULES = ("arrays", "errors", "files", "generalization", "plots", "sampling", "tensors", "theories")
+_MODULES = ("arrays", "errors", "files", "generalization", "normalizability", "plots", "sampling", "series", "tensors",
+            "theories")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

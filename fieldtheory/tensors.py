@@ -147,7 +147,8 @@ class SymmetricTensor:
         """From a full array, averaged over all permutations of its axes; only the unique entries are formed."""
         indices = colex_indices(n_dim, np.ndim(array))
         axes = list(permutations(range(np.ndim(array))))
-        return cls.from_packed(sum(array[tuple(indices[:, p].T)] for p in axes) / len(axes), n_dim, np.ndim(array))
+        packed = sum(array[tuple(indices[:, p].T)] for p in axes) / len(axes)
+        return cls.from_packed(np.atleast_1d(packed), n_dim, np.ndim(array))
 
     @classmethod
     def zeros(cls, n_dim: int, order: int) -> SymmetricTensor:
