@@ -1,0 +1,153 @@
+"""What every learner is: fitted on samples, asked for ln p and its score, made to generate, written to a file and read back.
+
+A learner is a torch module inside and speaks numpy outside. It computes in float64 with the weights it has. Columns of the samples that
+never vary carry no density: they are left out at `fit`, and come back as constants in generated samples.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fieldtheory import files
+from fieldtheory.arrays import Columns, as_count, as_points, as_samples
+from fieldtheory.errors import FileFormatError, InputError
+
+_CLASSES = {"QuadraticFlow": ".flows", "DDPM": ".diffusion"}
+
+
+class Learner(nn.Module):
+    """Interface of a generative model of samples in `n_dim` columns.
+
+    A learner defines `fit`, `_log_prob`, `_sample` and `config`; the rest follows.
+
+    Attributes
+    ----------
+    n_dim : int
+        Columns of the samples, constant ones included.
+    columns : Columns
+        Which of them vary; all, before a fit.
+    history : dict of str to list
+        What `fit` recorded.
+    """
+
+    def __init__(self, n_dim: int):
+        super().__init__()
+        self.n_dim = as_count(n_dim, "n_dim")
+        self.columns = Columns.all(self.n_dim)
+        self.history: dict[str, list] = {}
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the varying columns, None if all vary."""
+        return None if self.columns.dropped.size == 0 else tuple(f"x{i}" for i in self.columns.kept)
+
+    def log_prob(self, x) -> np.ndarray:
+        """ln p_θ(x) of the varying columns in nats (total); x of shape (..., n_dim) gives shape (...)."""
+        with torch.no_grad():
+            return self._on_points(x, self._log_prob)
+
+    def score(self, x) -> np.ndarray:
+        """∇ ln p_θ(x) in the varying columns, shape (..., n_varying)."""
+        return self._on_points(x, self._score)
+
+    def sample(self, n_samples: int, seed: int = 0, **options) -> np.ndarray:
+        """Generate `n_samples` points, shape (n_samples, n_dim); the same seed gives the same points."""
+        n_samples = as_count(n_samples, "n_samples")
+        generator = torch.Generator().manual_seed(as_count(seed, "seed", minimum=0))
+        with torch.no_grad():
+            return self.columns.restore(self._sample(n_samples, generator, **options).cpu().numpy())
+
+    def save(self, path) -> Path:
+        """Write weights and everything needed to rebuild the learner as one safe file, whole or not at all."""
+        arrays = {f"state.{name}": value.detach().cpu().numpy() for name, value in self.state_dict().items()}
+        arrays |= {"columns.kept": self.columns.kept, "columns.constants": self.columns.constants}
+        header = {"class": type(self).__name__, "config": self.config(), "history": self.history}
+        return files.write(path, "learner", arrays, header)
+
+    def config(self) -> dict:
+        """Arguments of the constructor, so that ``cls(**config)`` rebuilds the untrained module."""
+        raise TypeError(f"{type(self).__name__} must define config()")
+
+    def set_columns(self, columns: Columns) -> None:
+        """Rebuild the untrained module for the columns that vary."""
+        raise TypeError(f"{type(self).__name__} must define set_columns()")
+
+    def _log_prob(self, x: Tensor) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _log_prob()")
+
+    def _sample(self, n_samples: int, generator: torch.Generator) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _sample()")
+
+    def _score(self, x: Tensor) -> Tensor:
+        x = x.requires_grad_(True)
+        with torch.enable_grad():
+            (score,) = torch.autograd.grad(self._log_prob(x).sum(), x)
+        return score
+
+    def _on_points(self, x, function) -> np.ndarray:
+        """numpy (..., n_dim) → varying columns → torch (n, n_varying) → function → numpy (..., …)."""
+        x = as_points(x, self.n_dim)
+        flat = torch.as_tensor(self.columns.drop(x).reshape(-1, self.columns.kept.size), device=self.device)
+        out = function(flat).detach().cpu().numpy()
+        return out.reshape(*x.shape[:-1], *out.shape[1:])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(iter([*self.parameters(), *self.buffers()])).device
+
+    def _accept(self, samples, min_samples: int = 2) -> np.ndarray:
+        """Checked samples without constant columns; the module is rebuilt if there are some."""
+        samples = as_samples(samples, min_samples=min_samples)
+        if samples.shape[1] != self.n_dim:
+            raise InputError(f"samples must have the learner's n_dim = {self.n_dim} columns, got {samples.shape[1]}.")
+        self.set_columns(Columns.of(samples))
+        return self.columns.drop(samples)
+
+
+def load(path) -> Learner:
+    """Read a learner written by `Learner.save`.
+
+    Raises
+    ------
+    FileFormatError
+        The file is missing, damaged, not a learner, or names a class this version does not know.
+    """
+    arrays, header = files.read(path, "learner")
+    name = header.get("class")
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise FileFormatError(f"{path} must hold one of the learners {', '.join(_CLASSES)}, it names {str(name)[:40]!r}.")
+    try:
+        learner = getattr(import_module(_CLASSES[name], __package__), name)(**header["config"])
+        columns = Columns(arrays["columns.kept"], arrays["columns.constants"])
+        _check_columns(columns, learner.n_dim)
+        learner.set_columns(columns)
+        state = {key.removeprefix("state."): torch.from_numpy(v) for key, v in arrays.items() if key.startswith("state.")}
+        learner.load_state_dict(state)
+        learner.history = dict(header["history"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise FileFormatError(f"{path} must hold a complete {name}, its header and weights do not fit together: "
+                              f"{' '.join(str(error).split())[:200]}") from None
+    return learner
+
+
+def _check_columns(columns: Columns, n_dim: int) -> None:
+    kept, constants = columns.kept, columns.constants
+    increasing = kept.ndim == 1 and kept.size > 0 and np.all(np.diff(kept) > 0) and kept[0] >= 0 and kept[-1] < n_dim
+    if not increasing or constants.shape != (n_dim,):
+        raise ValueError("its columns are inconsistent")
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the GPU where there is one, else the CPU; raises `InputError` on an unknown or missing device."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError):
+        raise InputError(f"device must be auto, cpu or a GPU of this machine, got {device!r}.") from None
