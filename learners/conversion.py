@@ -126,7 +126,7 @@ def _degree(flow: QuadraticFlow) -> int:
 
 
 def _mode(flow: QuadraticFlow) -> np.ndarray:
-    return flow.columns.drop(flow.to_data(np.zeros(flow.columns.kept.size))[0])
+    return flow.to_data(np.zeros(flow.columns.kept.size))[0]
 
 
 def _base_point(learner: Learner, at) -> np.ndarray:

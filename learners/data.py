@@ -40,7 +40,8 @@ def load_samples(path, key: str | None = None) -> np.ndarray:
     """
     path = Path(path)
     if path.suffix.lower() not in _READERS:
-        raise FileFormatError(f"{path} must be one of {', '.join(_READERS)}, got {path.suffix or 'no extension'}; convert it first.")
+        raise FileFormatError(f"{path} must be one of {', '.join(_READERS)}, got {path.suffix or 'no extension'}; convert it "
+                              "first.")
     if not path.is_file():
         raise FileFormatError(f"{path} must be a file, there is none; check the path.")
     try:

@@ -105,6 +105,7 @@ class _Trainer:
         self.validation = torch.as_tensor(points[chosen[:n_validation]], device=device)
         self.training = torch.as_tensor(points[chosen[n_validation:]], device=device)
         self.batch_size = min(batch_size, len(self.training))
+        self.parameters: list[Tensor] = []
 
     def run(self, n_starts: int, progress: bool) -> None:
         finished, current = self._resume()
@@ -126,11 +127,12 @@ class _Trainer:
 
     def _begin(self, start: int) -> _Run:
         self.start(self.points, np.random.default_rng([self.seed, 1, start]))
-        self.optimizer = self._optimizer()
+        self._new_optimizer()
         return _Run(start)
 
-    def _optimizer(self):
-        return torch.optim.Adam(self.module.parameters(), lr=self.learning_rate, betas=(0.9, 0.99), fused=True)
+    def _new_optimizer(self) -> None:
+        self.parameters = list(self.module.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.learning_rate, betas=(0.9, 0.99), fused=True)
 
     def _advance(self, run: _Run, finished: list[_Run], bar) -> None:
         batches, began = self._batches(run), time.perf_counter()
@@ -165,7 +167,7 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         value = self.loss(self.module, batch)
         value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), _CLIP)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, _CLIP)
         if not torch.isfinite(norm):
             self._refuse(run)
         self.optimizer.step()
@@ -212,7 +214,7 @@ class _Trainer:
         runs = [_Run(r["start"], r["step"], math.inf if r["best_loss"] is None else r["best_loss"], r["best_step"],
                      _tensors(arrays, f"best.{r['start']}."), r["history"]) for r in header["runs"]]
         self.module.load_state_dict(_tensors(arrays, "now."))
-        self.optimizer = self._optimizer()
+        self._new_optimizer()
         state = self.optimizer.state_dict()
         count = len(state["param_groups"][0]["params"])
         state["state"] = {i: _tensors(arrays, f"adam.{i}.") for i in range(count)}

@@ -1,7 +1,7 @@
 """What every learner is: fitted on samples, asked for ln p and its score, made to generate, written to a file and read back.
 
-A learner is a torch module inside and speaks numpy outside. It computes in float64 with the weights it has. Columns of the samples that
-never vary carry no density: they are left out at `fit`, and come back as constants in generated samples.
+A learner is a torch module inside and speaks numpy outside. It computes in float64 with the weights it has. Columns of the samples
+that never vary carry no density: they are left out at `fit`, and come back as constants in generated samples.
 """
 
 from __future__ import annotations

@@ -58,7 +58,8 @@ class QuadraticCouplingLayer(nn.Module):
         super().__init__()
         chi = np.array(chi, dtype=np.float64)
         self.read, self.written = [int(i) for i in read], [int(i) for i in written]
-        if sorted(self.read + self.written) != list(range(len(self.read) + len(self.written))) or not self.read or not self.written:
+        complete = sorted(self.read + self.written) == list(range(len(self.read) + len(self.written)))
+        if not (complete and self.read and self.written):
             raise InputError(f"read and written must be non-empty and name every variable once, got {self.read} and {self.written}.")
         if chi.shape != (len(self.written), len(self.read), len(self.read)):
             raise InputError(f"chi must have shape {(len(self.written), len(self.read), len(self.read))}, got {chi.shape}.")

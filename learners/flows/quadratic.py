@@ -3,8 +3,8 @@
     z = f_L ∘ … ∘ f_1(x),    f_l = φ_l ∘ (W_l x + b_l),    ln p(x) = −½|z|² − (n_dim/2) ln 2π + Σ_l ln|det W_l|,
 
 with φ_l a quadratic coupling layer that reads the first ⌈n_dim/2⌉ variables and writes the others. The action is a polynomial of
-order 2^(L+1), converted exactly by `learners.to_action`. All Jacobians are constant, so Var_p[ln p] = n_dim/2 whatever the weights are:
-distributions with another variance of ln p, such as confining φ⁴ theories, lie outside what such a flow can represent.
+order 2^(L+1), converted exactly by `learners.to_action`. All Jacobians are constant, so Var_p[ln p] = n_dim/2 whatever the weights
+are: distributions with another variance of ln p, such as confining φ⁴ theories, lie outside what such a flow can represent.
 """
 
 from __future__ import annotations
