@@ -126,3 +126,21 @@ def hessian(heads, head_ptr, tails, weights, entry_ptr, x, out):
                             if d != a and d != b:
                                 others *= x[heads[d], c]
                         out[heads[a], heads[b], c] += others
+
+
+@njit(cache=True, error_model="numpy")
+def leapfrog(heads, head_ptr, tails, weights, entry_ptr, x, p, value, score, inverse_mass, step, n_steps):
+    """Advance all lanes by `n_steps` leapfrog steps in place, and leave value and score at the end point.
+
+    inverse_mass is (n_dim, 1) for a diagonal and (n_dim, n_dim) for a dense mass; `score` must be that of x.
+    """
+    diagonal = inverse_mass.shape[1] == 1
+    for _ in range(n_steps):
+        p += 0.5 * step * score
+        if diagonal:
+            x += step * inverse_mass * p
+        else:
+            x += step * np.dot(inverse_mass, p)
+        value[:] = 0.0
+        value_and_score(heads, head_ptr, tails, weights, entry_ptr, x, value, score)
+        p += 0.5 * step * score

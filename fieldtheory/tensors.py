@@ -24,12 +24,16 @@ import numpy as np
 from .arrays import _as_real, _refuse_non_finite, as_count, as_covariance
 from .errors import InputError
 
-_LARGEST_DENSE_BYTES = 8e9
+_LARGEST_BYTES = 8e9
 
 
 def packed_size(n_dim: int, order: int) -> int:
-    """Number of unique entries, C(n_dim + order − 1, order)."""
-    return comb(n_dim + order - 1, order)
+    """Number of unique entries, C(n_dim + order − 1, order); `InputError` where they would exceed 8 GB."""
+    size = comb(n_dim + order - 1, order)
+    if 8 * size > _LARGEST_BYTES:
+        raise InputError(f"couplings must fit in memory; those of order {order} in {n_dim} variables have {size:.2g} unique "
+                         f"entries and take {8e-9 * size:.0f} GB. Lower the order or the number of variables.")
+    return size
 
 
 @lru_cache(maxsize=64)
@@ -167,7 +171,7 @@ class SymmetricTensor:
 
     def dense(self) -> np.ndarray:
         """The full array, shape (n_dim,)*order; refused when it would exceed 8 GB."""
-        if 8.0 * self.n_dim**self.order > _LARGEST_DENSE_BYTES:
+        if 8.0 * self.n_dim**self.order > _LARGEST_BYTES:
             raise InputError(f"the dense tensor must fit in memory; order {self.order} in {self.n_dim} variables takes "
                              f"{8e-9 * self.n_dim**self.order:.0f} GB. Work with `packed` and `indices`.")
         full = np.empty((self.n_dim,) * self.order)
