@@ -240,3 +240,29 @@ class SymmetricTensor:
         if (self.n_dim, self.order) != (other.n_dim, other.order):
             raise InputError(f"tensors must agree in n_dim and order, got ({self.n_dim}, {self.order}) and "
                              f"({other.n_dim}, {other.order}).")
+
+
+def leg_matrix(matrix: np.ndarray, order: int) -> np.ndarray:
+    """The map T → T[M, …, M] on packed entries: shape (packed_size(n_new, order), packed_size(n_dim, order)).
+
+    Row I and column J hold Σ over the distinct orderings J' of J of Π_a M[J'_a, I_a].
+    """
+    n_dim, n_new = matrix.shape
+    old, new = colex_indices(n_dim, order), colex_indices(n_new, order)
+    total = np.zeros((len(new), len(old)))
+    for p in permutations(range(order)):
+        term = np.ones_like(total)
+        for a in range(order):
+            term *= matrix[old[:, p[a]][None, :], new[:, a][:, None]]
+        total += term
+    return total * (multiplicity(old) / factorial(order))
+
+
+def contraction_matrix(vector: np.ndarray, order: int) -> np.ndarray:
+    """The map T → T[c] of order k to order k − 1 on packed entries."""
+    rest = colex_indices(vector.size, order - 1)
+    matrix = np.zeros((len(rest), packed_size(vector.size, order)))
+    for j, c in enumerate(vector):
+        joined = np.sort(np.column_stack([rest, np.full(len(rest), j)]), axis=1)
+        matrix[np.arange(len(rest)), colex_rank(joined)] += c
+    return matrix

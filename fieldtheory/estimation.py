@@ -1,0 +1,216 @@
+"""Couplings straight from samples, by score matching.
+
+For S = θ·φ(x) Hyvärinen's objective E[½ ∇Sᵀ M ∇S + tr(M ∇²S)] needs no normalization and is quadratic in θ:
+
+    θ̂ = −Ĝ^{-1} Ê[Δφ],    Ĝ = Ê[∇φ·∇φ],    Cov θ̂ = G^{-1} V G^{-1}/N,    V = Cov[∇φ (∇φ·θ) + Δφ]
+
+(A. Hyvärinen, J. Mach. Learn. Res. 6, 695 (2005)); the last is the sandwich covariance. M is a metric on gradients: the data
+covariance makes the estimate equivariant under every affine map, the unit matrix is Hyvärinen's own choice; both are consistent.
+
+The samples are whitened (M = Σ̂) or only shifted and scaled (M = 1), φ are normalized Hermite products (`fieldtheory.hermite`), and
+the result is transformed back exactly, to powers of x around the mean of the samples. Since ∂_i φ_α is a single feature of
+lower degree, one product FᵀF of the features of degree ≤ K − 1 holds all of Ĝ.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import comb
+
+import numpy as np
+import scipy.linalg
+
+from . import hermite
+from .action import Action
+from .arrays import Columns, as_count, as_samples, as_vector
+from .errors import InputError, RegimeWarning
+from .normalizability import Normalizability, normalizability
+from .tensors import SymmetricTensor, colex_rank, contraction_matrix, leg_matrix, packed_size
+
+_CHUNK = 4096
+_METHODS = ("score_matching", "inverse_covariance")
+_METRICS = ("covariance", "euclidean")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Couplings with their sampling errors.
+
+    Attributes
+    ----------
+    action : Action
+        Exact gauge, around the mean of the samples, in the columns that vary; its constant is 0.
+    roots : dict of int to ndarray, shape (packed_size, n_couplings)
+        By order, rows of a root R of the covariance of all couplings, Cov A = R Rᵀ.
+    n_samples : int
+    columns : Columns
+        Which columns vary.
+    metric : str
+    normalizability : Normalizability
+        Of the fitted action: nothing in score matching forces it.
+    """
+
+    action: Action
+    roots: dict[int, np.ndarray]
+    n_samples: int
+    columns: Columns
+    metric: str
+    normalizability: Normalizability
+
+    @property
+    def standard_error(self) -> dict[int, SymmetricTensor]:
+        """Of every unique entry, by order."""
+        return {k: SymmetricTensor.from_packed(np.linalg.norm(R, axis=1), self.action.n_dim, k) for k, R in self.roots.items()}
+
+    def covariance(self, indices: Sequence[tuple]) -> np.ndarray:
+        """Covariance between named entries, such as ``[(0, 0), (0, 1, 1)]``; shape (n_entries, n_entries)."""
+        rows = np.array([self.roots[len(index)][colex_rank(np.sort(np.array(index, dtype=np.intp)))] for index in indices])
+        return rows @ rows.T
+
+    def combination(self, order: int, weights: np.ndarray) -> tuple[float, float]:
+        """Value and standard error of Σ_r weights_r A^(order)_r over unique entries."""
+        weights = np.asarray(weights, dtype=np.float64)
+        return float(weights @ self.action.couplings[order].packed), float(np.linalg.norm(weights @ self.roots[order]))
+
+    def recenter(self, at) -> Estimate:
+        """The same estimate with couplings, and their errors, at another base point."""
+        at = as_vector(at, self.action.n_dim, "at")
+        c = at - self.action.at
+        roots = {k: R.copy() for k, R in self.roots.items()}
+        for m, R in self.roots.items():
+            for k in range(m - 1, 0, -1):
+                R = contraction_matrix(c, k + 1) @ R
+                roots[k] = roots[k] + comb(m, k) * R
+        return replace(self, action=self.action.recenter(at), roots=roots)
+
+
+def estimate(samples, order: int, method: str = "score_matching", metric: str = "covariance") -> Estimate:
+    """Estimate the couplings of the theory that samples came from.
+
+    Parameters
+    ----------
+    samples : array_like, shape (n_samples, n_dim)
+        Constant columns are left out, see `Estimate.columns`.
+    order : int
+        Highest order K of the polynomial. The estimate is consistent if the true action has no higher order.
+    method : {"score_matching", "inverse_covariance"}
+        The second is score matching of order 2, A^(2) = −½ Σ̂^{-1}.
+    metric : {"covariance", "euclidean"}
+        M, see the module.
+
+    Returns
+    -------
+    Estimate
+
+    Raises
+    ------
+    InputError
+        Bad samples, unknown method or metric, or fewer samples than couplings.
+
+    Warns
+    -----
+    RegimeWarning
+        The fitted action is not normalizable: it describes the samples, not a density.
+    """
+    samples, order = as_samples(samples), as_count(order, "order")
+    if method not in _METHODS or metric not in _METRICS:
+        raise InputError(f"method must be one of {', '.join(_METHODS)} and metric one of {', '.join(_METRICS)}, got {method!r} "
+                         f"and {metric!r}.")
+    if method == "inverse_covariance" and order != 2:
+        raise InputError(f"order must be 2 for inverse_covariance, got {order}; use score_matching for higher orders.")
+    columns = Columns.of(samples)
+    x = columns.drop(samples)
+    n_couplings = sum(packed_size(x.shape[1], k) for k in range(1, order + 1))
+    if len(x) <= n_couplings:
+        raise InputError(f"samples must outnumber the couplings, got {len(x)} samples for {n_couplings} couplings up to order "
+                         f"{order}; lower the order or add samples.")
+    mean, root = x.mean(axis=0), _frame(x, metric)
+    w = scipy.linalg.solve_triangular(root, (x - mean).T, lower=True).T
+    theta, theta_root = _score_matching(w, order)
+    return _in_data_coordinates(theta, theta_root, mean, root, order, len(x), columns, metric)
+
+
+def _frame(x: np.ndarray, metric: str) -> np.ndarray:
+    """L with x = mean + L w, so that unit-metric score matching in w is what `metric` asks for in x."""
+    covariance = np.atleast_2d(np.cov(x, rowvar=False, bias=True))
+    if metric == "euclidean":
+        return np.sqrt(np.trace(covariance) / len(covariance)) * np.eye(len(covariance))
+    values = np.linalg.eigvalsh(covariance)
+    if values[0] <= 1e-13 * values[-1]:
+        raise InputError("columns of samples must not be linearly dependent, their covariance is singular to rounding; leave out "
+                         "the dependent ones or project on principal components.")
+    return np.linalg.cholesky(covariance)
+
+
+def _score_matching(w: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """θ̂ of the features of degree 1 … order, and a root of its covariance."""
+    D = hermite.derivatives(w.shape[1], order)
+    moments, mean = _feature_moments(w, order - 1)
+    G = sum(d @ (d @ moments).T for d in D)[1:, 1:]
+    laplacian = _laplacian(w.shape[1], order)
+    try:
+        factor = scipy.linalg.cho_factor(G, lower=True)
+    except np.linalg.LinAlgError:
+        raise InputError(f"samples must determine the couplings up to order {order}, the equations for them are singular; lower the "
+                         "order, or check for columns with few distinct values.") from None
+    theta = -scipy.linalg.cho_solve(factor, (laplacian @ mean)[1:])
+    V = _score_covariance(w, theta, D, laplacian, order)
+    values, vectors = np.linalg.eigh(V)
+    return theta, scipy.linalg.cho_solve(factor, vectors * np.sqrt(np.maximum(values, 0) / len(w)))
+
+
+def _feature_moments(w: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ê[φφᵀ] and Ê[φ] of the features up to `degree`."""
+    size = hermite.n_features(w.shape[1], degree)
+    moments, mean = np.zeros((size, size)), np.zeros(size)
+    for start in range(0, len(w), _CHUNK):
+        F = hermite.features(w[start : start + _CHUNK], degree)
+        moments += F.T @ F
+        mean += F.sum(axis=0)
+    return moments / len(w), mean / len(w)
+
+
+def _laplacian(n_dim: int, order: int):
+    """Δφ = L φ: features up to `order` from features up to order − 1."""
+    size = hermite.n_features(n_dim, order - 1)
+    if order == 1:
+        return 0.0 * hermite.derivatives(n_dim, 1)[0]
+    lower = hermite.derivatives(n_dim, order - 1)
+    total = sum(d @ e for d, e in zip(hermite.derivatives(n_dim, order), lower))
+    total.resize((total.shape[0], size))
+    return total
+
+
+def _score_covariance(w: np.ndarray, theta: np.ndarray, D: list, laplacian, order: int) -> np.ndarray:
+    """V = Ê[ψψᵀ], ψ = ∇φ (∇φ·θ) + Δφ, whose mean vanishes at θ̂."""
+    full = np.concatenate([[0.0], theta])
+    V = np.zeros((theta.size, theta.size))
+    for start in range(0, len(w), _CHUNK):
+        F = hermite.features(w[start : start + _CHUNK], order - 1)
+        psi = laplacian @ F.T
+        for d in D:
+            psi += d @ (F * (F @ (d.T @ full))[:, None]).T
+        V += psi[1:] @ psi[1:].T
+    return V / len(w)
+
+
+def _in_data_coordinates(theta, theta_root, mean, L, order, n_samples, columns, metric) -> Estimate:
+    """Hermite coefficients in w → couplings in powers of x − mean, each leg with L^{-1}."""
+    n_dim = mean.size
+    powers = hermite.to_powers(n_dim, order)[1:, 1:]
+    coefficients = np.column_stack([powers @ theta, powers @ theta_root])
+    inverse, start, couplings, roots = np.linalg.inv(L), 0, {}, {}
+    for k in range(1, order + 1):
+        size = packed_size(n_dim, k)
+        block = leg_matrix(inverse, k) @ coefficients[start : start + size]
+        couplings[k], roots[k] = SymmetricTensor.from_packed(block[:, 0], n_dim, k), block[:, 1:]
+        start += size
+    names = None if columns.dropped.size == 0 else [f"x{i}" for i in columns.kept]
+    action = Action(couplings, at=mean, names=names)
+    verdict = normalizability(action)
+    if not verdict.normalizable:
+        warnings.warn(f"the fitted action should be normalizable, it is not: {verdict.reason} Its couplings describe the samples "
+                      "where they are; more samples or an even order may mend it.", RegimeWarning, stacklevel=3)
+    return Estimate(action, roots, n_samples, columns, metric, verdict)

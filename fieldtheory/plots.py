@@ -1,0 +1,189 @@
+"""Pictures: an Axes goes in, is filled, and comes out. matplotlib is loaded by whoever made the Axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import factorial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .action import Action
+from .tensors import SymmetricTensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from xarray import Dataset
+
+    from .comparison import Comparison
+
+
+def coupling_scatter(ax: Axes, true: SymmetricTensor, learned: SymmetricTensor, learned_error: SymmetricTensor | None = None,
+                     labels: tuple[str, str] = ("true", "learned")) -> Axes:
+    """Vertices k! A^(k), learned against true, with the line of equality.
+
+    Parameters
+    ----------
+    true, learned : SymmetricTensor
+        Of the same order.
+    learned_error : SymmetricTensor, optional
+        Standard errors of the learned entries.
+    labels : (str, str)
+        What the axes show.
+    """
+    scale = factorial(true.order)
+    x, y = scale * true.packed, scale * learned.packed
+    low, high = min(x.min(), y.min()), max(x.max(), y.max())
+    pad = 0.05 * (high - low) + 1e-12
+    ax.plot([low - pad, high + pad], [low - pad, high + pad], color="0.6", lw=1, zorder=0)
+    error = None if learned_error is None else scale * learned_error.packed
+    ax.errorbar(x, y, yerr=error, fmt="o", ms=3, lw=0.8, alpha=0.75, color="C0", ecolor="0.65")
+    ax.set(xlabel=f"{labels[0]}  {true.order}! A⁽{'⁰¹²³⁴⁵⁶⁷⁸⁹'[true.order]}⁾" if true.order < 10 else labels[0], ylabel=labels[1],
+           title=f"order {true.order}")
+    return ax
+
+
+def comparison_figure(comparison: Comparison, orders: Sequence[int] | None = None):
+    """One `coupling_scatter` per order, captioned with relative error and cosine; returns a matplotlib Figure."""
+    from matplotlib.figure import Figure
+
+    orders = list(comparison.cosine) if orders is None else list(orders)
+    figure = Figure(figsize=(3.6 * len(orders), 3.4), layout="constrained")
+    for ax, k in zip(np.atleast_1d(figure.subplots(1, len(orders))), orders):
+        pair = [action.couplings.get(k) or SymmetricTensor.zeros(action.n_dim, k) for action in (comparison.true, comparison.learned)]
+        coupling_scatter(ax, *pair, comparison.standard_error.get(k))
+        ax.set_title(f"order {k}: error {comparison.relative_error[k]:.3f}, cosine {comparison.cosine[k]:.3f}")
+    return figure
+
+
+def convergence_curve(ax: Axes, prediction: Dataset, measured: Dataset | None = None) -> Axes:
+    """Convergence q of two learners against N per half: predicted band, measured points with standard errors.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    prediction : xarray.Dataset
+        From `fieldtheory.generalization.predict`.
+    measured : xarray.Dataset, optional
+        From `learners.split_experiment`.
+    """
+    _band(ax, prediction, "convergence", label="predicted from the covariance")
+    if measured is not None:
+        _points(ax, measured, "convergence", label="measured: two learners, disjoint halves")
+    ax.set(xscale="log", ylim=(0, 1.03), xlabel="samples per half N", ylabel="convergence q")
+    ax.legend(loc="lower right")
+    return ax
+
+
+def loss_curve(ax: Axes, prediction: Dataset, measured: Dataset | None = None) -> Axes:
+    """Train and test loss (mean over dimensions and steps) against N per half, as in `convergence_curve`."""
+    for name, color, words in (("train_loss", "C2", "train"), ("test_loss", "C3", "test")):
+        _band(ax, prediction, name, label=f"{words}, predicted", color=color)
+        if measured is not None:
+            _points(ax, measured, name, label=f"{words}, measured", color=color)
+    ax.set(xscale="log", yscale="log", xlabel="samples per half N", ylabel="denoising loss per dimension")
+    ax.legend()
+    return ax
+
+
+def _band(ax: Axes, data: Dataset, name: str, label: str, color: str = "C0") -> None:
+    N = data["n_samples"].values
+    ax.plot(N, data[name], color=color, label=label)
+    if f"{name}_low" in data:
+        ax.fill_between(N, data[f"{name}_low"], data[f"{name}_high"], color=color, alpha=0.25, lw=0)
+
+
+def _points(ax: Axes, data: Dataset, name: str, label: str, color: str = "0.15") -> None:
+    ax.errorbar(data["n_samples"], data[name], yerr=data[f"{name}_error"], fmt="o", ms=4.5, color=color, capsize=2.5, label=label)
+
+
+def training_curve(ax: Axes, steps, train, validation) -> Axes:
+    """Negative log-likelihood (nats per dimension) along training."""
+    ax.plot(steps, train, color="0.7", lw=1, label="training batch")
+    ax.plot(steps, validation, color="C0", label="validation")
+    ax.set(xlabel="training step", ylabel="−ln p per dimension (nats)")
+    low = min(np.min(validation), np.percentile(train, 1))
+    ax.set_ylim(low - 0.05, np.percentile(validation, 90) + 0.1)
+    ax.legend()
+    return ax
+
+
+def ratios_to_truth(ax: Axes, labels: Sequence[str], results: Mapping[str, tuple[Sequence, Sequence]]) -> Axes:
+    """Estimate over truth for a few couplings, one colour per method, with standard errors.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        One per coupling.
+    results : mapping of str to (ratios, errors)
+        By method.
+    """
+    positions = np.arange(len(labels), dtype=float)
+    ax.axhline(1.0, color="0.5", lw=1)
+    for i, (method, (ratio, error)) in enumerate(results.items()):
+        shift = 0.16 * (i - 0.5 * (len(results) - 1))
+        ax.errorbar(positions + shift, ratio, yerr=error, fmt="os^D"[i % 4], ms=5, capsize=3, color=f"C{i}", label=method)
+    ax.set(xticks=positions, xticklabels=labels, xlim=(-0.6, len(labels) - 0.4), ylabel="estimate / truth")
+    ax.legend()
+    return ax
+
+
+def interaction_graph(ax: Axes, action: Action, n_pairs: int = 20, n_triples: int = 6) -> Axes:
+    """The strongest interactions between different variables: pairs as edges, triples as shaded triangles.
+
+    Width and shade follow the size of the vertex-weighted coupling k! A^(k), colour its sign (blue raises ln p when the variables
+    grow together, red lowers it). Variables sit on a circle.
+
+    Parameters
+    ----------
+    action : Action
+        In comparable units: pull a learned one back to standardized variables first.
+    n_pairs, n_triples : int
+        How many of the strongest to draw.
+    """
+    angle = np.pi / 2 - 2 * np.pi * np.arange(action.n_dim) / action.n_dim
+    places = np.column_stack([np.cos(angle), np.sin(angle)])
+    for (i, j, k), strength, size in _strongest(action, 3, n_triples):
+        ax.fill(*places[[i, j, k]].T, color=_sign_color(strength), alpha=0.08 + 0.3 * size, lw=0)
+    for (i, j), strength, size in _strongest(action, 2, n_pairs):
+        ax.plot(*places[[i, j]].T, color=_sign_color(strength), lw=0.4 + 4.0 * size, alpha=0.85, solid_capstyle="round")
+    ax.scatter(*places.T, s=max(30, 2600 / action.n_dim), color="white", edgecolor="0.2", zorder=3)
+    for name, place in zip(action.names or range(action.n_dim), places):
+        ax.text(*place, str(name), ha="center", va="center", fontsize=9 if action.n_dim <= 20 else 6, zorder=4)
+    ax.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+    ax.axis("off")
+    return ax
+
+
+def _strongest(action: Action, order: int, count: int):
+    """Index tuples of all-different variables with vertex and size relative to the largest, weakest first."""
+    T = action.vertex(order)
+    mixed = np.flatnonzero((np.diff(T.indices, axis=1) > 0).all(axis=1))
+    chosen = mixed[np.argsort(np.abs(T.packed[mixed]))[-count:]] if mixed.size else mixed
+    largest = np.abs(T.packed[chosen]).max(initial=0.0)
+    return [(T.indices[r], T.packed[r], abs(T.packed[r]) / largest) for r in chosen if T.packed[r] != 0.0]
+
+
+def _sign_color(strength: float) -> str:
+    return "#2166ac" if strength > 0 else "#b2182b"
+
+
+def image_rows(ax: Axes, rows: Sequence[np.ndarray], labels: Sequence[str]) -> Axes:
+    """Rows of small images on one shared grey scale.
+
+    Parameters
+    ----------
+    rows : sequence of ndarray, each of shape (n_images, height, width)
+    labels : sequence of str
+        One per row.
+    """
+    height, width = rows[0].shape[1:]
+    canvas = np.full((len(rows) * (height + 2), len(rows[0]) * (width + 1)), np.nan)
+    for r, images in enumerate(rows):
+        for c, image in enumerate(images):
+            canvas[r * (height + 2) : r * (height + 2) + height, c * (width + 1) : c * (width + 1) + width] = image
+    ax.imshow(canvas, cmap="gray_r", interpolation="nearest")
+    ax.set(xticks=[], yticks=[r * (height + 2) + 0.5 * height - 0.5 for r in range(len(rows))], yticklabels=labels)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return ax
