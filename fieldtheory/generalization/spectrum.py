@@ -1,0 +1,158 @@
+"""Deterministic equivalents of the sample covariance for a known spectrum.
+
+With S the unbiased sample covariance of n degrees of freedom (n = N − 1 when the mean is estimated, N when it is known),
+
+    z (S + z)^{-1} ≃ κ (Σ + κ)^{-1},    z = κ c(κ),    c = 1 − df_1(κ)/n,    dz/dκ = u = 1 − df_2(κ)/n.
+
+κ ≥ κ_0, the value at z = 0: 0 for n ≥ rank Σ, else df_1(κ_0) = n. The leading order is exact up to O(1/d); the next order for real
+Gaussian samples is known too and enters as corrections δ (all of them follow from E ln det(S + z) = leading + ½ ln u by
+differentiating with respect to sources).
+
+κ(z) is found by Newton from above: z(κ) is convex and rising for κ > κ_0, and κ ≤ z + tr Σ/n. c is evaluated without cancellation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..arrays import _as_real, _refuse_non_finite
+from ..errors import InputError
+from .norms import NormFluctuations
+
+_SPAN = 50.0  # the integrands fall like exp(−|u|/2) in u = ln(κ − κ_0): 1e-11 at the ends
+_STEP = 0.5  # trapezoidal error exp(−2π²/step)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """What all observables are made of, at given z.
+
+    Attributes
+    ----------
+    z, kappa, df1, df2 : ndarray, shape (n_nodes,)
+    dz : ndarray, shape (n_nodes,)
+        Quadrature weights of ∫ dz, zero where nodes are not for integration.
+    c, one_minus_v, e2 : ndarray, shape (n_nodes,)
+        z/κ; 1 − E_2 df_2/n, which is u for τ = 1; E_2.
+    """
+
+    z: np.ndarray
+    kappa: np.ndarray
+    df1: np.ndarray
+    df2: np.ndarray
+    dz: np.ndarray
+    c: np.ndarray
+    one_minus_v: np.ndarray
+    e2: np.ndarray
+
+
+class Population:
+    """A known spectrum.
+
+    Parameters
+    ----------
+    spectrum : array_like, shape (n_dim,)
+        Eigenvalues of Σ, non-negative, not all zero; zeros are left out.
+    norms : NormFluctuations
+        τ = 1 by default.
+
+    Raises
+    ------
+    InputError
+        Not a vector of non-negative numbers.
+    """
+
+    def __init__(self, spectrum, norms: NormFluctuations | None = None):
+        spectrum = np.atleast_1d(_as_real(spectrum, "spectrum"))
+        _refuse_non_finite(spectrum, "spectrum")
+        if spectrum.ndim != 1 or spectrum.size == 0 or spectrum.min() < 0 or spectrum.max() == 0:
+            raise InputError(f"spectrum must be a vector of non-negative eigenvalues, at least one positive, got shape "
+                             f"{spectrum.shape}" + (f" with minimum {spectrum.min():.3g}." if spectrum.size else "."))
+        self.spectrum = np.sort(spectrum[spectrum > 0])[::-1]
+        self.norms = norms or NormFluctuations()
+
+    @property
+    def n_dim(self) -> int:
+        """Rank of Σ."""
+        return self.spectrum.size
+
+    @property
+    def trace(self) -> float:
+        """tr Σ."""
+        return float(self.spectrum.sum())
+
+    def power_trace(self, kappa: np.ndarray, numerator: int, denominator: int) -> np.ndarray:
+        """tr Σ^numerator (Σ + κ)^{-denominator}."""
+        return np.sum(self.spectrum**numerator / (self.spectrum + np.asarray(kappa)[..., None]) ** denominator, axis=-1)
+
+    def kappa_0(self, n: float) -> float:
+        """κ at z = 0: df_1(κ_0) = n where n < rank, else 0."""
+        if n >= self.n_dim:
+            return 0.0
+        low, high = 0.0, self.trace / n
+        kappa = 0.5 * high
+        for _ in range(200):  # df_1 is convex and falling: Newton from the left, bisection as a fence
+            excess = self.power_trace(kappa, 1, 1) - n
+            low, high = (kappa, high) if excess > 0 else (low, kappa)
+            step = excess / self.power_trace(kappa, 1, 2)
+            kappa = kappa + step if low < kappa + step < high else 0.5 * (low + high)
+            if abs(step) <= 1e-15 * kappa:
+                break
+        return float(kappa)
+
+    def at(self, z, n: float) -> Nodes:
+        """Nodes at given z ≥ 0, shape (n_nodes,)."""
+        z = np.asarray(z, dtype=np.float64)
+        kappa_0 = self.kappa_0(n)
+        kappa = z + self.trace / n
+        for _ in range(200):
+            _, c, slope, *_ = self._slope(kappa_0, kappa - kappa_0, n)
+            step = (kappa * c - z) / slope
+            kappa = np.maximum(kappa - step, kappa_0)
+            if np.all(np.abs(step) <= 1e-9 * kappa):  # quadratic: the error left is the square of it
+                break
+        return self._nodes(kappa_0, kappa - kappa_0, n, np.zeros_like(kappa))
+
+    def quadrature(self, n: float, floor: float = 0.0) -> Nodes:
+        """Nodes for ∫_floor^∞ dz, trapezoidal in ln(κ − κ(floor))."""
+        kappa_0 = self.kappa_0(n)
+        start = float(self.at(np.array([floor]), n).kappa[0]) if floor > 0 else kappa_0
+        middle = np.log(self.spectrum[0] + self.trace / n)
+        excess = np.exp(np.arange(middle - _SPAN, middle + _SPAN, _STEP))
+        return self._nodes(kappa_0, (start - kappa_0) + excess, n, excess * _STEP)
+
+    def _slope(self, kappa_0: float, excess: np.ndarray, n: float):
+        """df_1, c, dz/dκ, df_2, E_1, E_2 at κ = κ_0 + excess."""
+        kappa = kappa_0 + excess
+        df1, df2 = self.power_trace(kappa, 1, 1), self.power_trace(kappa, 2, 2)
+        if self.norms.values.size > 1:
+            c, e1, e2 = self.norms.solve(np.minimum(df1 / n, 1.0))
+        else:
+            c, e1, e2 = self._gaussian_c(kappa_0, excess, n), np.ones_like(df1), np.ones_like(df1)
+        return df1, c, (1 - e2 * df2 / n) / e1, df2, e1, e2
+
+    def _gaussian_c(self, kappa_0: float, excess: np.ndarray, n: float) -> np.ndarray:
+        """1 − df_1/n without cancellation."""
+        gap = self.spectrum + (kappa_0 + excess)[..., None]
+        if n >= self.n_dim:
+            return (n - self.n_dim + np.sum(excess[..., None] / gap, axis=-1)) / n
+        return excess / n * np.sum(self.spectrum / (gap * (self.spectrum + kappa_0)), axis=-1)
+
+    def _nodes(self, kappa_0: float, excess: np.ndarray, n: float, dkappa: np.ndarray) -> Nodes:
+        df1, c, slope, df2, _, e2 = self._slope(kappa_0, excess, n)
+        kappa = kappa_0 + excess
+        if self.norms.values.size > 1 and kappa_0 > 0:  # c = E_2/(n E_1)·(κ_0 − κ) df_1' near its zero, without cancellation
+            c = np.maximum(c, slope / kappa * excess * (excess < 1e-6 * kappa_0))
+        return Nodes(kappa * c, kappa, df1, df2, slope * dkappa, c, 1 - e2 * df2 / n, e2)
+
+    def shrinkage(self, nodes: Nodes, n: float, next_order: bool) -> np.ndarray:
+        """Diagonal of E[S(S + z)^{-1}] in the eigenbasis of Σ, shape (n_nodes, n_dim): λ/(λ + κ), plus δ where asked."""
+        lam, kappa = self.spectrum, nodes.kappa[:, None]
+        p = lam / (lam + kappa)
+        if not next_order:
+            return p
+        u = nodes.one_minus_v[:, None]
+        h3 = self.power_trace(nodes.kappa, 2, 3)[:, None]
+        return p - kappa / (n * u) * (lam**2 / (lam + kappa) ** 3 - lam * kappa * h3 / ((lam + kappa) ** 2 * n * u))
