@@ -46,24 +46,31 @@ class LinearLayer(nn.Module):
 class QuadraticCouplingLayer(nn.Module):
     """y_written = h_written + χ[h_read, h_read].
 
+    Only the unique entries of χ are parameters: the pairs b ≤ a of the variables read, row by row of the lower triangle.
+
     Parameters
     ----------
     chi : array_like, shape (n_written, n_read, n_read)
-        χ, symmetric in its last two indices.
+        χ; its part that is symmetric in the last two indices.
     read, written : sequence of int
         Disjoint index lists that together name every variable.
     """
 
     def __init__(self, chi, read: Sequence[int], written: Sequence[int]):
         super().__init__()
-        chi = np.array(chi, dtype=np.float64)
         self.read, self.written = [int(i) for i in read], [int(i) for i in written]
         complete = sorted(self.read + self.written) == list(range(len(self.read) + len(self.written)))
         if not (complete and self.read and self.written):
-            raise InputError(f"read and written must be non-empty and name every variable once, got {self.read} and {self.written}.")
+            raise InputError("read and written must be non-empty and together name every variable once, got "
+                             f"{self.read} and {self.written}.")
+        chi = np.array(chi, dtype=np.float64)
         if chi.shape != (len(self.written), len(self.read), len(self.read)):
             raise InputError(f"chi must have shape {(len(self.written), len(self.read), len(self.read))}, got {chi.shape}.")
-        self.chi = nn.Parameter(torch.from_numpy(0.5 * (chi + chi.transpose(0, 2, 1))))
+        self.chi = nn.Parameter(torch.from_numpy(pack(chi)))
+
+    def chi_dense(self) -> np.ndarray:
+        """χ, symmetric, shape (n_written, n_read, n_read)."""
+        return unpack(self.chi.detach().cpu().numpy(), len(self.read))
 
     def to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """h → y, 0."""
@@ -74,11 +81,23 @@ class QuadraticCouplingLayer(nn.Module):
         return self._moved(z, -1.0), z.new_zeros(())
 
     def _moved(self, x: Tensor, sign: float) -> Tensor:
+        a, b = np.tril_indices(len(self.read))
+        h = x[:, self.read]
+        multiplicity = torch.as_tensor(2.0 - (a == b), device=x.device)
         y = x.clone()
-        y[:, self.written] = x[:, self.written] + sign * outer(x[:, self.read]) @ self.chi.flatten(1).T
+        y[:, self.written] += sign * (h[:, a] * h[:, b] * multiplicity) @ self.chi.T
         return y
 
 
-def outer(h: Tensor) -> Tensor:
-    """h_a h_b as a row per point, shape (n, n_read) → (n, n_read²)."""
-    return (h.unsqueeze(2) * h.unsqueeze(1)).flatten(1)
+def pack(chi: np.ndarray) -> np.ndarray:
+    """χ, shape (n_written, n_read, n_read), to its unique entries, shape (n_written, n_read (n_read + 1)/2)."""
+    a, b = np.tril_indices(chi.shape[-1])
+    return 0.5 * (chi[:, a, b] + chi[:, b, a])
+
+
+def unpack(packed: np.ndarray, n_read: int) -> np.ndarray:
+    """Inverse of `pack`."""
+    a, b = np.tril_indices(n_read)
+    chi = np.empty((len(packed), n_read, n_read))
+    chi[:, a, b] = chi[:, b, a] = packed
+    return chi

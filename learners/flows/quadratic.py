@@ -2,9 +2,10 @@
 
     z = f_L ∘ … ∘ f_1(x),    f_l = φ_l ∘ (W_l x + b_l),    ln p(x) = −½|z|² − (n_dim/2) ln 2π + Σ_l ln|det W_l|,
 
-with φ_l a quadratic coupling layer that reads the first ⌈n_dim/2⌉ variables and writes the others. The action is a polynomial of
-order 2^(L+1), converted exactly by `learners.to_action`. All Jacobians are constant, so Var_p[ln p] = n_dim/2 whatever the weights
-are: distributions with another variance of ln p, such as confining φ⁴ theories, lie outside what such a flow can represent.
+with φ_l a quadratic coupling layer that reads some of the variables, by default the first ⌈n_dim/2⌉, and writes the others. The
+action is a polynomial of order 2^(L+1), converted exactly by `learners.to_action`. All Jacobians are constant, so
+Var_p[ln p] = n_dim/2 whatever the weights are: distributions with another variance of ln p, such as confining φ⁴ theories, lie
+outside what such a flow can represent.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 from fieldtheory.arrays import Columns, as_count
 from fieldtheory.errors import InputError
 
-from ..fit import maximize_likelihood
+from ..fit import Training
 from ..learner import Learner, resolve_device
-from .layers import LinearLayer, QuadraticCouplingLayer
-from .quadratic_gradient import mean_loss
+from .layers import LinearLayer, QuadraticCouplingLayer, pack, unpack
+from .quadratic_gradient import first_overflow, mean_loss
 
 _SMALL = 0.01  # standard deviation of the entries of χ at the start of a fit
 
@@ -36,6 +37,8 @@ class QuadraticFlow(Learner):
         Number of variables, at least 2.
     n_layers : int
         L, pairs of a linear and a quadratic coupling layer.
+    read : sequence of sequence of int, optional
+        The variables that each coupling layer reads; by default the first ⌈n_dim/2⌉, to which `fit` returns.
 
     Examples
     --------
@@ -44,37 +47,48 @@ class QuadraticFlow(Learner):
     array(-2.7568156)
     """
 
-    def __init__(self, n_dim: int, n_layers: int = 4):
+    def __init__(self, n_dim: int, n_layers: int = 4, read: Sequence[Sequence[int]] | None = None):
         super().__init__(n_dim)
         self.n_layers = as_count(n_layers, "n_layers")
+        if read is not None and len(read) != self.n_layers:
+            raise InputError(f"read must name the variables of each of the {self.n_layers} layers, got {len(read)} lists.")
+        self.read = None if read is None else [[int(i) for i in layer] for layer in read]
         self.set_columns(Columns.all(self.n_dim))
 
     @classmethod
-    def from_weights(cls, weights: Iterable[tuple]) -> QuadraticFlow:
-        """From (W, b, χ) per layer, W (n, n), b (n,), χ (n_written, n_read, n_read); n_read may differ from layer to layer."""
+    def from_weights(cls, weights: Iterable[tuple], read: Sequence[Sequence[int]] | None = None) -> QuadraticFlow:
+        """A flow with given weights.
+
+        Parameters
+        ----------
+        weights : iterable of (W, b, χ)
+            Shapes (n_dim, n_dim), (n_dim,), (n_written, n_read, n_read) in each layer; χ_j belongs to the j-th variable written, in
+            increasing order.
+        read : sequence of sequence of int, optional
+            The variables each layer reads; by default the first ones.
+        """
         weights = [tuple(np.asarray(part, dtype=np.float64) for part in layer) for layer in weights]
         if not weights:
             raise InputError("weights must hold (W, b, chi) for at least one layer, got none.")
-        flow = cls(len(weights[0][1]), len(weights))
-        flow.layers = _layers(weights)
+        flow = cls(len(weights[0][1]), len(weights), read or [range(chi.shape[-1]) for _, _, chi in weights])
+        flow.layers = _layers(weights, flow.read)
         return flow
 
     @classmethod
     def random(cls, n_dim: int, n_layers: int, seed: int = 0, chi_scale: float = 0.15, bias_scale: float = 0.3,
                weight_scale: float = 0.2) -> QuadraticFlow:
         """A random teacher: W orthogonal + weight_scale·normal/√n_dim, normal b and χ of the given standard deviations."""
-        rng = np.random.default_rng(seed)
-        shape = _chi_shape(as_count(n_dim, "n_dim", minimum=2))
+        n_dim, rng = as_count(n_dim, "n_dim", minimum=2), np.random.default_rng(seed)
         return cls.from_weights([
             (_orthogonal(n_dim, rng) + weight_scale * rng.normal(size=(n_dim, n_dim)) / math.sqrt(n_dim),
-             bias_scale * rng.normal(size=n_dim), _symmetric(chi_scale * rng.normal(size=shape)))
-            for _ in range(n_layers)])
+             bias_scale * rng.normal(size=n_dim), _random_chi(n_dim, chi_scale, rng))
+            for _ in range(as_count(n_layers, "n_layers"))])
 
     @property
     def weights(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(W, b, χ) per layer, float64 copies."""
-        return [tuple(part.detach().cpu().numpy().copy() for part in (linear.weight, linear.bias, quadratic.chi))
-                for linear, quadratic in zip(self.layers[::2], self.layers[1::2])]
+        return [tuple(part.detach().cpu().numpy().copy() for part in (linear.weight, linear.bias))
+                + (quadratic.chi_dense(),) for linear, quadratic in zip(self.layers[::2], self.layers[1::2])]
 
     def to_latent(self, x) -> tuple[np.ndarray, np.ndarray]:
         """z(x) and ln|det ∂z/∂x| of points (..., n_varying) in the varying columns."""
@@ -98,13 +112,14 @@ class QuadraticFlow(Learner):
         seed : int
             Of the starts, the batches and the validation split.
         n_steps, batch_size, learning_rate, patience, device, progress, checkpoint
-            See `learners.fit.maximize_likelihood`.
+            See `learners.fit.Training`.
         n_starts : int
+            Trained side by side; three cost little more time than one.
 
         Returns
         -------
         QuadraticFlow
-            self; `history` has step, train, validation (nats per dimension), seconds of the chosen start.
+            self, with the best weights so far also when the fit is interrupted; `history` as in `learners.fit.Training.best`.
 
         Raises
         ------
@@ -113,17 +128,24 @@ class QuadraticFlow(Learner):
         TrainingError
             The loss stopped being finite.
         """
-        device = resolve_device(device)
+        seed, n_starts, device = as_count(seed, "seed", minimum=0), as_count(n_starts, "n_starts"), resolve_device(device)
+        self.read = None
         points = self._accept(samples, min_samples=10)
         self.to(device)
-        maximize_likelihood(self, points, self._start, mean_loss, seed=seed, n_steps=n_steps, n_starts=n_starts,
-                            batch_size=batch_size, learning_rate=learning_rate, patience=patience, progress=progress,
-                            checkpoint=checkpoint)
+        starts = [_start(points, self.n_layers, np.random.default_rng([seed, start])) for start in range(n_starts)]
+        weights = {name: torch.as_tensor(np.stack([start[name] for start in starts]), device=device) for name in starts[0]}
+        training = Training(mean_loss, weights, points, seed=seed, n_steps=n_steps, batch_size=batch_size,
+                            learning_rate=learning_rate, patience=patience, checkpoint=checkpoint, locate=first_overflow)
+        try:
+            training.run(progress)
+        finally:
+            best, self.history = training.best()
+            self._set(**best)
         return self
 
     def config(self) -> dict:
-        """n_dim and n_layers; the sizes of the coupling layers are read off the weights."""
-        return {"n_dim": self.n_dim, "n_layers": self.n_layers}
+        """n_dim, n_layers and read."""
+        return {"n_dim": self.n_dim, "n_layers": self.n_layers, "read": self.read}
 
     def set_columns(self, columns: Columns) -> None:
         """An untrained flow, the identity, of the columns that vary."""
@@ -132,27 +154,15 @@ class QuadraticFlow(Learner):
             raise InputError(f"a flow of coupling layers must have at least 2 varying columns, got {n}: one variable has no other "
                              "to read. Use fieldtheory.estimate for one dimension.")
         self.columns = columns
-        self.layers = _layers([(np.eye(n), np.zeros(n), np.zeros(_chi_shape(n))) for _ in range(self.n_layers)])
+        read = self.read or [range(_n_read(n))] * self.n_layers
+        self.layers = _layers([(np.eye(n), np.zeros(n), np.zeros((n - len(r), len(r), len(r)))) for r in read], read)
 
-    def load_state_dict(self, state_dict, *args, **kwargs):
-        """Take over weights, also those of layers with another split into read and written variables."""
-        triples = [(state_dict[f"layers.{2 * i}.weight"], state_dict[f"layers.{2 * i}.bias"], state_dict[f"layers.{2 * i + 1}.chi"])
-                   for i in range(self.n_layers)]
-        self.layers = _layers([tuple(part.numpy() for part in triple) for triple in triples])
-        return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def _start(self, points: np.ndarray, rng: np.random.Generator) -> None:
-        """W_1 whitens the data, the others rotate, χ is small: nothing to unlearn, and all variables get to be read."""
-        n = points.shape[1]
-        whitening = np.linalg.inv(np.linalg.cholesky(_regular_covariance(points)))
-        weights = []
-        for i in range(self.n_layers):
-            W = _orthogonal(n, rng) @ whitening if i == 0 else _orthogonal(n, rng)
-            b = -W @ points.mean(axis=0) if i == 0 else np.zeros(n)
-            weights.append((W, b, _symmetric(_SMALL * rng.normal(size=_chi_shape(n)))))
+    def _set(self, W: Tensor, b: Tensor, chi: Tensor) -> None:
         with torch.no_grad():
-            for parameter, value in zip(self.parameters(), (part for layer in weights for part in layer)):
-                parameter.copy_(torch.from_numpy(value))
+            for i, (linear, quadratic) in enumerate(zip(self.layers[::2], self.layers[1::2])):
+                linear.weight.copy_(W[i])
+                linear.bias.copy_(b[i, :, 0])
+                quadratic.chi.copy_(chi[i])
 
     def _to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(())
@@ -184,17 +194,15 @@ class QuadraticFlow(Learner):
         return value.cpu().numpy().reshape(points.shape), log_det.cpu().numpy().reshape(points.shape[:-1])
 
 
-def _layers(weights: Sequence[tuple]) -> nn.ModuleList:
+def _layers(weights: Sequence[tuple], read: Sequence[Sequence[int]]) -> nn.ModuleList:
     layers = []
-    for W, b, chi in weights:
-        n_read = chi.shape[-1]
-        layers += [LinearLayer(W, b), QuadraticCouplingLayer(chi, range(n_read), range(n_read, len(b)))]
+    for (W, b, chi), r in zip(weights, read):
+        layers += [LinearLayer(W, b), QuadraticCouplingLayer(chi, r, sorted(set(range(len(b))) - set(r)))]
     return nn.ModuleList(layers)
 
 
-def _chi_shape(n_dim: int) -> tuple[int, int, int]:
-    n_read = (n_dim + 1) // 2
-    return n_dim - n_read, n_read, n_read
+def _n_read(n_dim: int) -> int:
+    return (n_dim + 1) // 2
 
 
 def _orthogonal(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -203,10 +211,20 @@ def _orthogonal(n: int, rng: np.random.Generator) -> np.ndarray:
     return Q * np.sign(np.diag(R))
 
 
-def _symmetric(chi: np.ndarray) -> np.ndarray:
-    """Entry by entry: χ_jab for a ≤ b as drawn, mirrored."""
-    upper = np.triu(chi)
-    return upper + np.triu(chi, 1).transpose(0, 2, 1)
+def _random_chi(n_dim: int, scale: float, rng: np.random.Generator) -> np.ndarray:
+    """χ with independent normal unique entries of the given standard deviation."""
+    n_read = _n_read(n_dim)
+    return unpack(scale * rng.normal(size=(n_dim - n_read, n_read * (n_read + 1) // 2)), n_read)
+
+
+def _start(points: np.ndarray, n_layers: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """W_1 whitens the data, the others rotate, χ is small: nothing to unlearn, and all variables get to be read."""
+    n = points.shape[1]
+    W = np.stack([_orthogonal(n, rng) for _ in range(n_layers)])
+    W[0] = W[0] @ np.linalg.inv(np.linalg.cholesky(_regular_covariance(points)))
+    b = np.zeros((n_layers, n, 1))
+    b[0, :, 0] = -W[0] @ points.mean(axis=0)
+    return {"W": W, "b": b, "chi": np.stack([pack(_random_chi(n, _SMALL, rng)) for _ in range(n_layers)])}
 
 
 def _regular_covariance(points: np.ndarray) -> np.ndarray:
