@@ -124,8 +124,7 @@ def _measure(samples, sizes, ridge: float, seed: int, n_splits: int, progress: b
     from .diffusion import DDPM, LinearDenoiser
     from .split import split_experiment
 
-    n_dim = samples.shape[1]
-    return split_experiment(samples, lambda: DDPM(LinearDenoiser(n_dim, ridge=ridge)), n_samples=sizes, n_splits=n_splits,
+    return split_experiment(samples, lambda n_dim: DDPM(LinearDenoiser(n_dim, ridge=ridge)), n_samples=sizes, n_splits=n_splits,
                             seed=seed, progress=progress)
 
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
-from fieldtheory.normalizability import Normalizability, normalizability
 
 from fieldtheory import Action, SymmetricTensor, series
 from fieldtheory.arrays import as_count, as_samples, as_vector
 from fieldtheory.errors import InputError
+from fieldtheory.normalizability import Normalizability, normalizability
 
 from .diffusion import DDPM
 from .flows import LinearLayer, QuadraticCouplingLayer, QuadraticFlow

@@ -70,8 +70,13 @@ class Learner(nn.Module):
         return files.write(path, "learner", arrays, header)
 
     def config(self) -> dict:
-        """Arguments of the constructor, so that ``cls(**config)`` rebuilds the untrained module."""
+        """What `from_config` needs to rebuild the untrained module; JSON holds it exactly."""
         raise TypeError(f"{type(self).__name__} must define config()")
+
+    @classmethod
+    def from_config(cls, **config) -> Learner:
+        """Rebuild the untrained module from `config`."""
+        return cls(**config)
 
     def set_columns(self, columns: Columns) -> None:
         """Rebuild the untrained module for the columns that vary."""
@@ -123,7 +128,7 @@ def load(path) -> Learner:
     if not isinstance(name, str) or name not in _CLASSES:
         raise FileFormatError(f"{path} must hold one of the learners {', '.join(_CLASSES)}, it names {str(name)[:40]!r}.")
     try:
-        learner = getattr(import_module(_CLASSES[name], __package__), name)(**header["config"])
+        learner = getattr(import_module(_CLASSES[name], __package__), name).from_config(**header["config"])
         columns = Columns(arrays["columns.kept"], arrays["columns.constants"])
         _check_columns(columns, learner.n_dim)
         learner.set_columns(columns)
