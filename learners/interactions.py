@@ -130,7 +130,7 @@ class LearnedInteractions:
         if self.estimate is None:
             return ""
         comparison = self.comparison()
-        words = ", ".join(f"{comparison.cosine[k]:.2f} at order {k}" for k in range(2, self.action.order + 1) if k in comparison.cosine)
+        words = ", ".join(f"{comparison.cosine[k]:.2f} at order {k}" for k in range(2, self.action.order + 1))
         return f" Score matching on the same samples points the same way with cosine {words}."
 
     def comparison(self):
@@ -161,8 +161,7 @@ class LearnedInteractions:
 
     def _scatter(self, ax, k: int):
         second = self._in_our_units(k)
-        return plots.coupling_scatter(ax, second, self.standardized.couplings[k], k, learned_error=self._scaled_error(k),
-                                      labels=("score matching", "flow"))
+        return plots.coupling_scatter(ax, second, self.standardized.couplings[k], self._scaled_error(k), ("score matching", "flow"))
 
     def _in_our_units(self, k: int):
         action = self.estimate.action.recenter(self.action.at).pullback(np.diag(self.scale))

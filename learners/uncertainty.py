@@ -13,10 +13,11 @@ difference needs nothing from it. The error of a misspecified model (one that ca
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+import torch
 
 from fieldtheory import SymmetricTensor
 from fieldtheory.arrays import as_samples
@@ -73,19 +74,25 @@ def coupling_uncertainty(flow: QuadraticFlow, samples, order: int = 4, at=None, 
     samples = as_samples(samples)
     points = samples[:: max(1, len(samples) // n_points)]
     probe = copy.deepcopy(flow)
-    weights = parameters_to_vector(probe.parameters()).detach()
-    scores, jacobian = np.empty((len(points), len(weights))), []
-    for j in range(len(weights)):
-        ends = []
-        for sign in (1, -1):
-            moved = weights.clone()
-            moved[j] += sign * _STEP
-            vector_to_parameters(moved, probe.parameters())
-            ends.append((probe.log_prob(points), _flat(to_action(probe, order, at))))
-        scores[:, j] = (ends[0][0] - ends[1][0]) / (2 * _STEP)
-        jacobian.append((ends[0][1] - ends[1][1]) / (2 * _STEP))
+    scores, jacobian = [], []
+    for weights in probe.parameters():
+        for index in np.ndindex(*weights.shape):
+            change = _central_difference(weights, index, lambda: (probe.log_prob(points), _flat(to_action(probe, order, at))))
+            scores.append(change[0])
+            jacobian.append(change[1])
+    scores = np.column_stack(scores)
     root = np.column_stack(jacobian) @ _inverse_root(scores.T @ scores / len(points)) / np.sqrt(len(samples))
     return CouplingUncertainty(_by_order(root, flow.columns.kept.size, order), flow.columns.kept.size)
+
+
+def _central_difference(weights: torch.Tensor, index: tuple, evaluate: Callable) -> list[np.ndarray]:
+    """Derivative of everything `evaluate` returns by one weight, which is put back."""
+    ends, value = [], weights.data[index].item()
+    for sign in (1, -1):
+        weights.data[index] = value + sign * _STEP
+        ends.append(evaluate())
+    weights.data[index] = value
+    return [(above - below) / (2 * _STEP) for above, below in zip(*ends)]
 
 
 def _flat(action) -> np.ndarray:
