@@ -1,7 +1,7 @@
 """Samples from files, their fingerprint, and disjoint halves of them.
 
 Files are read without executing anything in them: ``.npy`` and ``.npz`` without pickles, ``.csv`` with or without one header line,
-HDF5 (``.h5``, ``.hdf5``, ``.nc``) where h5netcdf is installed.
+HDF5 (``.h5``, ``.hdf5``, and netCDF 4, ``.nc``) where h5py is installed.
 """
 
 from __future__ import annotations
@@ -90,11 +90,13 @@ def _is_numeric(row: list[str]) -> bool:
 
 def _read_hdf5(path: Path, key: str | None):
     try:
-        import h5netcdf
+        import h5py
     except ImportError:
-        raise InputError(f"{path} needs h5netcdf to be read, it is not installed; pip install h5netcdf, or save a .npy.") from None
-    with h5netcdf.File(path, "r", phony_dims="sort") as file:
-        return np.asarray(file.variables[_one_name(path, list(file.variables), key)][...])
+        raise InputError(f"{path} needs h5py to be read, it is not installed; pip install h5py, or save a .npy.") from None
+    names: list[str] = []
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        return file[_one_name(path, names, key)][...]
 
 
 def _one_name(path: Path, names: list[str], key: str | None) -> str:

@@ -128,23 +128,34 @@ def load(path) -> Learner:
     if not isinstance(name, str) or name not in _CLASSES:
         raise FileFormatError(f"{path} must hold one of the learners {', '.join(_CLASSES)}, it names {str(name)[:40]!r}.")
     try:
+        _refuse_oversized(header["config"], sum(a.size for a in arrays.values()))
         learner = getattr(import_module(_CLASSES[name], __package__), name).from_config(**header["config"])
         columns = Columns(arrays["columns.kept"], arrays["columns.constants"])
         _check_columns(columns, learner.n_dim)
         learner.set_columns(columns)
         state = {key.removeprefix("state."): torch.from_numpy(v) for key, v in arrays.items() if key.startswith("state.")}
+        if not all(torch.isfinite(value).all() for value in state.values()):
+            raise ValueError("its weights are not finite")
         learner.load_state_dict(state)
         learner.history = dict(header["history"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError, MemoryError, OverflowError) as error:
         raise FileFormatError(f"{path} must hold a complete {name}, its header and weights do not fit together: "
                               f"{' '.join(str(error).split())[:200]}") from None
     return learner
 
 
+def _refuse_oversized(config, n_values: int) -> None:
+    """A few bytes must not ask for more layers or dimensions than there are weights in the file."""
+    if isinstance(config, int) and config > n_values:
+        raise ValueError(f"it asks for a size of {config} with {n_values} numbers")
+    for entry in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        _refuse_oversized(entry, n_values)
+
+
 def _check_columns(columns: Columns, n_dim: int) -> None:
     kept, constants = columns.kept, columns.constants
-    increasing = kept.ndim == 1 and kept.size > 0 and np.all(np.diff(kept) > 0) and kept[0] >= 0 and kept[-1] < n_dim
-    if not increasing or constants.shape != (n_dim,):
+    indices = kept.ndim == 1 and kept.dtype.kind == "i" and kept.size > 0
+    if not indices or np.any(np.diff(kept, prepend=-1, append=n_dim) <= 0) or constants.shape != (n_dim,):
         raise ValueError("its columns are inconsistent")
 
 
