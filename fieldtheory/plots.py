@@ -70,7 +70,8 @@ def convergence_curve(ax: Axes, prediction: Dataset, measured: Dataset | None = 
     _band(ax, prediction, "convergence", label="predicted from the covariance")
     if measured is not None:
         _points(ax, measured, "convergence", label="measured: two learners, disjoint halves")
-    ax.set(xscale="log", ylim=(0, 1.03), xlabel="samples per half N", ylabel="convergence q")
+    ax.set(xlabel="samples per half N", ylabel="convergence q", ylim=(None, 1.02))
+    _count_axis(ax, prediction)
     ax.legend(loc="lower right")
     return ax
 
@@ -81,9 +82,19 @@ def loss_curve(ax: Axes, prediction: Dataset, measured: Dataset | None = None) -
         _band(ax, prediction, name, label=f"{words}, predicted", color=color)
         if measured is not None:
             _points(ax, measured, name, label=f"{words}, measured", color=color)
-    ax.set(xscale="log", yscale="log", xlabel="samples per half N", ylabel="denoising loss per dimension")
+    ax.set(yscale="log", xlabel="samples per half N", ylabel="denoising loss per dimension")
+    _count_axis(ax, prediction)
     ax.legend()
     return ax
+
+
+def _count_axis(ax: Axes, data: Dataset) -> None:
+    """A logarithmic axis with whole numbers from the data as ticks."""
+    N = data["n_samples"].values
+    shown = N[:: max(1, -(-len(N) // 6))]
+    ax.set_xscale("log")
+    ax.set_xticks(shown, labels=[str(n) for n in shown])
+    ax.minorticks_off()
 
 
 def _band(ax: Axes, data: Dataset, name: str, label: str, color: str = "C0") -> None:
@@ -123,7 +134,8 @@ def ratios_to_truth(ax: Axes, labels: Sequence[str], results: Mapping[str, tuple
     for i, (method, (ratio, error)) in enumerate(results.items()):
         shift = 0.16 * (i - 0.5 * (len(results) - 1))
         ax.errorbar(positions + shift, ratio, yerr=error, fmt="os^D"[i % 4], ms=5, capsize=3, color=f"C{i}", label=method)
-    ax.set(xticks=positions, xticklabels=labels, xlim=(-0.6, len(labels) - 0.4), ylabel="estimate / truth")
+    ax.set(xlim=(-0.6, len(labels) - 0.4), ylabel="estimate / truth")
+    ax.set_xticks(positions, labels=[label.replace(", ", "\n") for label in labels])
     ax.legend()
     return ax
 

@@ -68,7 +68,7 @@ def _demo(parser) -> None:
 def _learn(parser) -> None:
     _data(parser)
     parser.add_argument("--order", type=_count(1), default=4, help="highest order of the couplings (default: %(default)s)")
-    parser.add_argument("--n-layers", type=_count(1), default=4, help="layers of the flow (default: %(default)s)")
+    parser.add_argument("--n-layers", type=_count(1), default=2, help="layers of the flow (default: %(default)s)")
     parser.add_argument("--n-steps", type=_count(1), default=5000, help="training steps of each start (default: %(default)s)")
     parser.add_argument("--n-starts", type=_count(1), default=2, help="starts, best by validation (default: %(default)s)")
     parser.add_argument("--components", type=_count(2), metavar="K", help="learn the K leading principal components")

@@ -21,13 +21,15 @@ from functools import singledispatch
 import numpy as np
 
 from fieldtheory import Action, SymmetricTensor, series
-from fieldtheory.arrays import as_count, as_samples, as_vector
+from fieldtheory.arrays import as_count, as_covariance, as_samples, as_vector
 from fieldtheory.errors import InputError
 from fieldtheory.normalizability import Normalizability, normalizability
 
 from .diffusion import DDPM
 from .flows import LinearLayer, QuadraticCouplingLayer, QuadraticFlow
 from .learner import Learner
+
+_METHODS = ("auto", "exact", "taylor", "normal_ordered")
 
 
 def to_action(learner: Learner, order: int = 4, at=None, method: str = "auto", **options) -> Action:
@@ -40,13 +42,14 @@ def to_action(learner: Learner, order: int = 4, at=None, method: str = "auto", *
     order : int
         Highest order of the couplings, K.
     at : array_like, shape (n_dim,), optional
-        Base point; by default the mode of the density.
-    method : {"auto", "exact", "taylor"}
+        Base point; by default the mode of the density. For ``normal_ordered`` the mean of q, required.
+    method : {"auto", "exact", "taylor", "normal_ordered"}
         Both learners have polynomial actions whose couplings are exact at every order. A flow of L layers has order 2^(L+1): cut
-        below, its gauge is ``taylor``, and ``exact`` refuses the cut.
+        below, its gauge is ``taylor``, and ``exact`` refuses the cut. ``normal_ordered`` averages the exact Taylor couplings over
+        base points x ~ q = N(at, covariance): E_q[∇^k S]/k!, free of the choice of one point; ``auto`` never means it.
     **options
         For a `DDPM`: ``t`` (None for what the sampler produces, or a step for the score action) and ``coordinates``
-        ("data" or "noised").
+        ("data" or "noised"). For ``normal_ordered``: ``covariance`` of q (n_varying, n_varying), ``n_points`` and ``seed``.
 
     Returns
     -------
@@ -59,13 +62,51 @@ def to_action(learner: Learner, order: int = 4, at=None, method: str = "auto", *
         Unknown learner or method, order < 1, base point of the wrong shape.
     """
     order = as_count(order, "order")
-    if method not in ("auto", "exact", "taylor"):
-        raise InputError(f"method must be auto, exact or taylor for the learners there are, got {method!r}.")
+    if method not in _METHODS:
+        raise InputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
+    if method == "normal_ordered":
+        return normal_ordered(learner, order, at, **options)[0]
     action = _convert(learner, order, at, **options)
     if method == "exact" and action.gauge != "exact":
         raise InputError(f"the action of this learner has order {_degree(learner)}; it is exact only in full, got order={order}. "
                          "Ask for method='taylor'.")
     return action
+
+
+def normal_ordered(learner: Learner, order: int, mean, covariance, n_points: int = 256,
+                   seed: int = 0) -> tuple[Action, dict[int, SymmetricTensor]]:
+    """Couplings E_q[∇^k S]/k! over q = N(mean, covariance), by averaging exact Taylor couplings over base points.
+
+    Points come in pairs mean ± δ, so that what is odd around the mean averages out.
+
+    Parameters
+    ----------
+    learner : Learner
+    order : int
+    mean : array_like, shape (n_dim,)
+        In the columns of the samples.
+    covariance : array_like, shape (n_varying, n_varying)
+        In the columns that vary.
+    n_points : int
+        Pairs of points.
+    seed : int
+
+    Returns
+    -------
+    action : Action
+    error : dict of int to SymmetricTensor
+        Monte-Carlo standard error of its entries.
+    """
+    centre, n_points = _base_point(learner, mean), as_count(n_points, "n_points", minimum=2)
+    root = np.linalg.cholesky(as_covariance(covariance))
+    shifts = np.random.default_rng(seed).normal(size=(n_points, centre.size)) @ root.T
+    pairs = [[_convert(learner, order, learner.columns.restore(centre + sign * d)).couplings for sign in (1, -1)] for d in shifts]
+    couplings, error = {}, {}
+    for k in range(order + 1):
+        values = np.array([0.5 * (plus[k].packed + minus[k].packed) for plus, minus in pairs])
+        couplings[k] = SymmetricTensor.from_packed(values.mean(axis=0), centre.size, k)
+        error[k] = SymmetricTensor.from_packed(values.std(axis=0, ddof=1) / np.sqrt(n_points), centre.size, k)
+    return Action(couplings, centre, "normal_ordered", covariance, learner.names), error
 
 
 @singledispatch

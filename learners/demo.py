@@ -29,7 +29,7 @@ from .uncertainty import coupling_uncertainty
 
 _SIZES = [20, 30, 50, 80, 120, 200, 350, 600, 800]
 _PICTURED = (20, 100, 800)
-_COMPONENTS = 10
+_COMPONENTS = 6
 
 
 def run_demo(seed: int = 0, progress: bool = True) -> tuple[Report, dict]:
@@ -91,8 +91,9 @@ def _teacher(seed: int, progress: bool) -> tuple[Chapter, dict]:
                for k in orders]
     rows = [[str(k), f"{c.relative_error[k]:.3f}", f"{c.cosine[k]:.4f}", f"{c.null_cosine[k]:.2f}", f"{np.std(c.z[k]):.2f}"]
             for k in orders]
-    verdict = (f"The student recovers its teacher: couplings of orders 2, 3, 4 agree with cosine "
-               f"{', '.join(f'{c.cosine[k]:.3f}' for k in orders)}, and it loses {1e4 * excess:.1f} ± {1e4 * error:.1f} ×10⁻⁴ nats "
+    outcome = "recovers its teacher" if min(c.cosine[k] for k in orders) > 0.98 else "does not recover its teacher"
+    verdict = (f"The student {outcome}: couplings of orders 2, 3, 4 agree with cosine "
+               f"{', '.join(f'{c.cosine[k]:.4f}' for k in orders)}, and it loses {1e4 * excess:.1f} ± {1e4 * error:.1f} ×10⁻⁴ nats "
                "per dimension on fresh samples.")
     caption = ("Taylor couplings at the mean of 100,000 samples of a random quadratic flow (5 variables, two layers): a four-layer "
                "student against its teacher, as vertices k! A⁽ᵏ⁾ with standard errors; grey: equality.")
@@ -109,16 +110,17 @@ def _lattice(seed: int, progress: bool) -> tuple[Chapter, dict]:
     matched = ft.estimate(x, order=4).recenter(origin)
     flow = QuadraticFlow(truth.n_dim, 6).fit(x, seed=seed, n_steps=4000, batch_size=512, progress=progress)
     learned = to_action(flow, order=4, at=origin)
-    errors = coupling_uncertainty(flow, x, order=4, at=origin, n_points=2500)
+    errors = coupling_uncertainty(flow, x, order=4, at=origin, n_fisher=2500)
     averages = _symmetry_averages(graph, truth, {"score matching": (matched.action, matched.combination),
                                                  "flow": (learned, lambda k, w: (w @ learned.couplings[k].packed,
                                                                                  errors.of_combination(k, w)))})
     S = truth(x)
     variance, spread = S.var(), np.std((S - S.mean()) ** 2) / np.sqrt(S.size)
     own = certify(learned, flow, x[:2000]).variance_of_action
-    verdict = (f"Score matching meets the truth within its errors; the flow does not. Every volume-preserving flow has Var S = "
-               f"n_dim/2 = 4.5 whatever its depth, this theory has {variance:.2f} ± {spread:.2f} (the fitted flow: {own[0]:.2f} ± "
-               f"{own[1]:.2f}): a confining theory lies outside what such a flow can represent, and order 4 suffers first.")
+    verdict = (f"Symmetry-averaged couplings lie within {_worst(averages, 'score matching'):.1f} standard errors of the truth for "
+               f"score matching, {_worst(averages, 'flow'):.1f} for the flow. Every volume-preserving flow has Var S = n_dim/2 = "
+               f"{truth.n_dim / 2:g} whatever its depth, this theory has {variance:.2f} ± {spread:.2f} (the fitted flow: {own[0]:.2f} "
+               f"± {own[1]:.2f}): a confining theory lies outside what such a flow can represent, and order 4 suffers first.")
     scatter = [panel(_two_methods, truth, matched, learned, k, size=(3.9, 3.5)) for k in (2, 4)]
     labels = list(averages)
     ratios = {name: tuple(np.array([averages[label][name][i] for label in labels]) / np.array(
@@ -130,8 +132,13 @@ def _lattice(seed: int, progress: bool) -> tuple[Chapter, dict]:
     rows = [[label, f"{a['truth']:+.4f}", *(f"{a[m][0]:+.4f} ± {a[m][1]:.4f}" for m in ("score matching", "flow"))]
             for label, a in averages.items()]
     table = Table(["symmetry average", "truth", "score matching", "flow"], rows, "Couplings of the lattice theory")
-    numbers = {"averages": averages, "variance_of_action": (variance, spread), "variance_of_flow": own, "half_n_dim": 4.5}
+    numbers = {"averages": averages, "variance_of_action": (variance, spread), "variance_of_flow": own, "half_n_dim": truth.n_dim / 2}
     return Chapter("A lattice field theory", verdict, [Picture([*scatter, bars], caption), table]), numbers
+
+
+def _worst(averages: dict, method: str) -> float:
+    """Largest distance from the truth in standard errors."""
+    return max(abs(a[method][0] - a["truth"]) / a[method][1] for a in averages.values())
 
 
 def _two_methods(ax, truth, matched, learned, k: int):
@@ -160,7 +167,7 @@ def _symmetry_averages(graph, truth, methods: dict) -> dict:
 def _agreement(digits: np.ndarray, seed: int, progress: bool) -> tuple[Chapter, dict]:
     found = agreement(digits, _SIZES, convergence=0.9, seed=seed, n_splits=50, progress=progress)
     chapter = found.chapter("When two diffusion models agree on digits")
-    picture = Picture([panel(plots.image_rows, *_pairs(digits, seed), size=(6.2, 4.6))],
+    picture = Picture([panel(plots.image_rows, *_pairs(digits, seed), size=(6.2, 4.4))],
                       "What two linear diffusion models A and B, trained on disjoint halves of N digits each, generate from the same "
                       "noise (columns). They differ while they memorize, and become one as they generalize.")
     words = Text("The prediction uses the covariance of the digits and the measured fluctuation of their norms, no training; three "
@@ -180,6 +187,6 @@ def _pairs(digits: np.ndarray, seed: int) -> tuple[list, list]:
 
 
 def _interactions(digits: np.ndarray, seed: int, progress: bool) -> tuple[Chapter, dict]:
-    found = learn_interactions(digits, order=3, n_layers=4, n_steps=4000, n_starts=2, components=_COMPONENTS, seed=seed,
+    found = learn_interactions(digits, order=4, n_layers=2, n_steps=4000, n_starts=3, components=_COMPONENTS, seed=seed,
                                progress=progress)
     return found.chapter("Interactions in the digits"), found.summary()

@@ -1,8 +1,10 @@
 """Which interactions does a flow find in samples, and can they be believed?
 
-A quadratic flow is fitted to four fifths of the samples and turned into an action around their mean. Three things speak for or
-against its couplings: the sampling error of the fit (`learners.uncertainty`), what the cut at the order asked for leaves out on
-the held-out fifth (`learners.certify`), and score matching on the same samples, which shares nothing with the flow.
+A quadratic flow is fitted to four fifths of the samples and turned into an action. Its couplings are averages over a Gaussian q with
+the samples' mean and half their covariance (normal order): real data are rarely close to a polynomial around one point, and deep
+quadratic flows explode in the tails of the full Gaussian. Three things speak for or against them: the sampling error of the fit
+(`learners.uncertainty`), how much of ln p they explain on the held-out fifth (`learners.certify`), and score matching on the
+same samples, averaged over the same q, which shares nothing with the flow.
 
 Strengths are compared in units of the standard deviation of each variable, as vertices k! A^(k).
 """
@@ -21,12 +23,13 @@ from fieldtheory import files, plots
 from fieldtheory.arrays import Columns, as_samples
 from fieldtheory.errors import FieldTheoryError, InputError
 
-from .conversion import Certificate, certify, to_action
+from .conversion import Certificate, certify, normal_ordered, to_action
 from .flows import QuadraticFlow
 from .report import Chapter, Picture, Table, panel
-from .uncertainty import CouplingUncertainty, coupling_uncertainty
+from .uncertainty import coupling_uncertainty
 
 _HELD_OUT = 0.2
+_FEW = 24  # pairs of base points that an error bar needs
 _SIGNIFICANT = 4.0  # |z| beyond which an entry is called significant: 6e-5 false alarms per entry
 
 
@@ -74,9 +77,11 @@ class LearnedInteractions:
     ----------
     flow : QuadraticFlow
     action : Action
-        Around the mean of the training samples.
-    uncertainty : CouplingUncertainty
-    certificate : Certificate
+        Normal-ordered over N(mean, covariance/2) of the training samples.
+    errors : dict of int to SymmetricTensor
+        Standard errors of its entries: sampling of the fit, and Monte Carlo over q.
+    certificate, taylor : Certificate
+        Of the action, and of the Taylor polynomial at the mean.
     estimate : Estimate or None
         Score matching on the same samples; None where they are too few for it.
     scale : ndarray, shape (n_dim,)
@@ -92,8 +97,9 @@ class LearnedInteractions:
 
     flow: QuadraticFlow
     action: ft.Action
-    uncertainty: CouplingUncertainty
+    errors: dict[int, ft.SymmetricTensor]
     certificate: Certificate
+    taylor: Certificate
     estimate: object | None
     scale: np.ndarray
     gaussian: float
@@ -116,7 +122,11 @@ class LearnedInteractions:
         better = (f"beats a Gaussian by {gain:.3f} ± {error:.3f} nats per dimension on held-out samples" if gain > 2 * error else
                   f"is no better than a Gaussian on held-out samples (gain {gain:.3f} ± {error:.3f} nats per dimension): the "
                   "couplings beyond order 2 are not established")
-        return f"{basis}the flow {better}. {self._significance()}{self._second_opinion()}"
+        share = self.certificate.explained[self.action.order]
+        worth = (f"Its couplings up to order {self.action.order} explain {100 * share:.0f} % of the variance of ln p there" if share > 0
+                 else f"Cut at order {self.action.order} its couplings explain none of the variance of ln p: they hold on average "
+                 "near the mean only")
+        return f"{basis}the flow {better}. {worth}. {self._significance()}{self._second_opinion()}"
 
     def _significance(self) -> str:
         counts = []
@@ -138,7 +148,7 @@ class LearnedInteractions:
         return ft.compare(self.standardized, self.estimate.action.pullback(np.diag(self.scale)))
 
     def _z(self, k: int) -> np.ndarray:
-        return self.action.couplings[k].packed / self.uncertainty.standard_error[k].packed
+        return self.action.couplings[k].packed / self.errors[k].packed
 
     def _mixed(self, k: int) -> np.ndarray:
         return (np.diff(self.action.couplings[k].indices, axis=1) > 0).any(axis=1)
@@ -164,11 +174,11 @@ class LearnedInteractions:
         return plots.coupling_scatter(ax, second, self.standardized.couplings[k], self._scaled_error(k), ("score matching", "flow"))
 
     def _in_our_units(self, k: int):
-        action = self.estimate.action.recenter(self.action.at).pullback(np.diag(self.scale))
-        return action.recenter(self.action.at / self.scale).couplings[k]
+        averaged = self.estimate.action.normal_order(self.action.at, self.action.covariance)
+        return averaged.pullback(np.diag(self.scale)).couplings[k]
 
     def _scaled_error(self, k: int):
-        T = self.uncertainty.standard_error[k]
+        T = self.errors[k]
         return ft.SymmetricTensor.from_packed(T.packed * self.scale[T.indices].prod(axis=1), T.n_dim, k)
 
     def table(self, count: int = 12) -> Table:
@@ -189,13 +199,13 @@ class LearnedInteractions:
         return f"x{i}" if self.action.names is None else self.action.names[i]
 
     def _certificate_table(self) -> Table:
-        c = self.certificate
-        rows = [[str(k), f"{c.residual[k][0]:.3g} ± {c.residual[k][1]:.1g}", f"{c.explained[k]:.4f}", f"{c.score_residual[k]:.3g}"]
+        c, at_mean = self.certificate, self.taylor
+        rows = [[str(k), f"{c.residual[k][0]:.3g} ± {c.residual[k][1]:.1g}", f"{c.explained[k]:.3f}", f"{at_mean.explained[k]:.3f}"]
                 for k in c.orders]
         value, error = c.variance_of_action
-        return Table(["cut at order", "residual of ln p (nats)", "variance explained", "score residual"], rows,
+        return Table(["cut at order", "residual of ln p (nats)", "variance explained", "by Taylor at the mean"], rows,
                      f"What a cut leaves out, {c.n_samples} held-out samples. Var S = {value:.2f} ± {error:.2f} (n_dim/2 = "
-                     f"{c.n_dim / 2:g} for every volume-preserving flow). {c.normalizability.reason}")
+                     f"{c.n_dim / 2:g} for every volume-preserving flow). {c.normalizability.reason.capitalize()}")
 
     def summary(self) -> dict:
         """The numbers for a JSON file."""
@@ -212,7 +222,7 @@ class LearnedInteractions:
         return saved if self.components is None else {**saved, "components.safetensors": self.components.save}
 
 
-def learn_interactions(samples, order: int = 4, n_layers: int = 4, n_steps: int = 5000, n_starts: int = 2,
+def learn_interactions(samples, order: int = 4, n_layers: int = 2, n_steps: int = 5000, n_starts: int = 2,
                        components: int | None = None, seed: int = 0, progress: bool = False) -> LearnedInteractions:
     """Fit a quadratic flow to samples and collect what speaks for its couplings.
 
@@ -244,13 +254,16 @@ def learn_interactions(samples, order: int = 4, n_layers: int = 4, n_steps: int 
     flow = QuadraticFlow(points.shape[1], n_layers)
     flow.fit(train, seed=seed, n_steps=n_steps, n_starts=n_starts, progress=progress)
     kept = flow.columns.drop
-    action = to_action(flow, order=order, at=train.mean(axis=0))
+    at, q = train.mean(axis=0), {"covariance": 0.5 * np.atleast_2d(np.cov(kept(train), rowvar=False)), "seed": seed}
+    action, monte_carlo = normal_ordered(flow, order, at, **q)
+    fit_error = coupling_uncertainty(flow, train, order, at, method="normal_ordered", n_fisher=2000, n_points=_FEW, **q).standard_error
     log_p = flow.log_prob(held_out) / action.n_dim
     return LearnedInteractions(
         flow=flow,
         action=action,
-        uncertainty=coupling_uncertainty(flow, train, order, at=train.mean(axis=0)),
+        errors={k: _in_quadrature(fit_error[k], monte_carlo[k]) for k in fit_error},
         certificate=certify(action, flow, held_out),
+        taylor=certify(to_action(flow, order, at), flow, held_out),
         estimate=_score_matching(kept(train), order),
         scale=kept(train).std(axis=0),
         gaussian=_gaussian_loss(kept(train), kept(held_out)),
@@ -258,6 +271,10 @@ def learn_interactions(samples, order: int = 4, n_layers: int = 4, n_steps: int 
         components=basis,
         dropped=columns.describe(),
     )
+
+
+def _in_quadrature(first: ft.SymmetricTensor, second: ft.SymmetricTensor) -> ft.SymmetricTensor:
+    return ft.SymmetricTensor.from_packed(np.hypot(first.packed, second.packed), first.n_dim, first.order)
 
 
 def _hold_out(points: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -54,8 +54,9 @@ class CouplingUncertainty:
         return float(np.linalg.norm(weights @ self.roots[order]))
 
 
-def coupling_uncertainty(flow: QuadraticFlow, samples, order: int = 4, at=None, n_points: int = 4000) -> CouplingUncertainty:
-    """Sampling error of ``to_action(flow, order, at)`` for a flow that was fitted to `samples`.
+def coupling_uncertainty(flow: QuadraticFlow, samples, order: int = 4, at=None, n_fisher: int = 4000,
+                         **conversion) -> CouplingUncertainty:
+    """Sampling error of ``to_action(flow, order, at, **conversion)`` for a flow that was fitted to `samples`.
 
     Parameters
     ----------
@@ -64,20 +65,26 @@ def coupling_uncertainty(flow: QuadraticFlow, samples, order: int = 4, at=None, 
         The training data; N is their number.
     order, at
         As in `to_action`.
-    n_points : int
+    n_fisher : int
         How many of the samples F is averaged over.
+    **conversion
+        As in `to_action`: of normal-ordered couplings few base points are enough for an error.
 
     Returns
     -------
     CouplingUncertainty
     """
     samples = as_samples(samples)
-    points = samples[:: max(1, len(samples) // n_points)]
+    points = samples[:: max(1, len(samples) // n_fisher)]
     probe = copy.deepcopy(flow)
+
+    def evaluate() -> tuple[np.ndarray, np.ndarray]:
+        return probe.log_prob(points), _flat(to_action(probe, order, at, **conversion))
+
     scores, jacobian = [], []
     for weights in probe.parameters():
         for index in np.ndindex(*weights.shape):
-            change = _central_difference(weights, index, lambda: (probe.log_prob(points), _flat(to_action(probe, order, at))))
+            change = _central_difference(weights, index, evaluate)
             scores.append(change[0])
             jacobian.append(change[1])
     scores = np.column_stack(scores)
