@@ -99,7 +99,7 @@ class Learner(nn.Module):
         x = as_points(x, self.n_dim)
         flat = torch.as_tensor(self.columns.drop(x).reshape(-1, self.columns.kept.size), device=self.device)
         out = function(flat).detach().cpu().numpy()
-        return out.reshape(*x.shape[:-1], *out.shape[1:])
+        return out.reshape(x.shape[:-1] + out.shape[1:])
 
     @property
     def device(self) -> torch.device:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fieldtheory.arrays import Columns, as_count
+from fieldtheory.arrays import Columns, as_count, as_points
 from fieldtheory.errors import InputError
 
 from ..fit import Training
@@ -70,6 +70,8 @@ class QuadraticFlow(Learner):
         weights = [tuple(np.asarray(part, dtype=np.float64) for part in layer) for layer in weights]
         if not weights:
             raise InputError("weights must hold (W, b, chi) for at least one layer, got none.")
+        if len({b.shape for _, b, _ in weights}) > 1:
+            raise InputError(f"weights must be of one n_dim, got biases of shapes {[b.shape for _, b, _ in weights]}.")
         flow = cls(len(weights[0][1]), len(weights), read or [range(chi.shape[-1]) for _, _, chi in weights])
         flow.layers = _layers(weights, flow.read)
         return flow
@@ -187,7 +189,7 @@ class QuadraticFlow(Learner):
         return self._to_data(z.to(self.device))[0]
 
     def _through(self, points, direction) -> tuple[np.ndarray, np.ndarray]:
-        points = np.asarray(points, dtype=np.float64)
+        points = as_points(points, self.columns.kept.size, "points")
         flat = torch.as_tensor(points.reshape(-1, points.shape[-1]), device=self.device)
         with torch.no_grad():
             value, log_det = direction(flat)

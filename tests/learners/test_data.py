@@ -104,7 +104,7 @@ DAMAGED = "must be a complete {suffix} file of numbers, it is damaged or of anot
 
 @pytest.mark.parametrize("name, write, message", [
     ("a.txt", _text, "must be one of .npy, .npz, .csv, .h5, .hdf5, .nc, got .txt; convert it first."),
-    ("a.npy", _text, DAMAGED), ("a.npz", _text, DAMAGED), 
+    ("a.npy", _text, DAMAGED), ("a.npz", _text, DAMAGED),
     ("a.csv", _text, "must hold numbers only below its header, row 1 is 'of numbers'."),
     ("a.csv", _ragged, "its rows have different lengths or there are none."),
     ("a.csv", _empty, "its rows have different lengths or there are none."),
