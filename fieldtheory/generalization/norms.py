@@ -41,21 +41,29 @@ class NormFluctuations:
         w = w / w.sum()
         return cls(values / (values @ w), w)
 
-    def solve(self, load: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @property
+    def second_moment(self) -> float:
+        """E τ²."""
+        return float(self.values**2 @ self.weights)
+
+    def solve(self, load: np.ndarray, slack: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """c, E_1 = E[τ/(c + τφ)²] and E_2 = E[τ²/(c + τφ)²] at φ = df_1/n < 1.
 
-        E[τ/(c + τφ)] falls and is convex in c, and exceeds 1 at c = 0: Newton from there ascends monotonically.
+        1/E[τ/(c + τφ)] rises and is concave in c, and is below 1 at c = 0: Newton from there ascends monotonically. `slack` is
+        1 − φ, if it is known without cancellation.
         """
         load = np.asarray(load, dtype=np.float64)
+        slack = 1 - load if slack is None else slack
         if self.values.size == 1:
             one = np.ones_like(load)
-            return 1 - load, one, one
-        c = np.zeros_like(load)
+            return slack, one, one
+        c = slack / (self.weights @ (1 / self.values))
         for _ in range(_ITERATIONS):
-            denominator = c[..., None] + self.values * load[..., None]
-            step = ((self.values / denominator) @ self.weights - 1) / ((self.values / denominator**2) @ self.weights)
+            ratio = self.values / (c[..., None] + self.values * load[..., None])
+            excess = (ratio * (slack[..., None] - c[..., None] / self.values)) @ self.weights
+            step = excess * (ratio @ self.weights) / ((ratio**2 / self.values) @ self.weights)
             c = c + step
             if np.all(np.abs(step) <= 1e-14 * c):
                 break
-        denominator = c[..., None] + self.values * load[..., None]
-        return c, (self.values / denominator**2) @ self.weights, (self.values / denominator) ** 2 @ self.weights
+        ratio = self.values / (c[..., None] + self.values * load[..., None])
+        return c, (ratio**2 / self.values) @ self.weights, ratio**2 @ self.weights

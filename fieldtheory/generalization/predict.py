@@ -69,8 +69,8 @@ class _FromSpectrum:
     """A known spectrum: values without intervals."""
 
     def __init__(self, spectrum, ridge: float):
-        self.curve, self.n_dim, self.ridge = Population(spectrum), np.size(spectrum), ridge
-        self.dropped, self.largest, self.next_order = (), np.inf, True
+        self.curve, self.ridge = Population(spectrum), ridge
+        self.n_dim, self.dropped, self.largest, self.next_order = self.curve.n_dim, (), np.inf, True
 
     def evaluate(self, function: Callable, transform, inverse) -> tuple:
         value = function(self.curve)
@@ -96,15 +96,15 @@ class _FromSamples:
         high, low = self.variance + self.variance_error, max(0.0, self.variance - self.variance_error)
         self.moved = [self._transferred(eigenvalues, len(x) - 1, v) for v in (high, low)]
         self.groups = list(self._groups(x, seed))
-        self.largest = np.inf if len(x) - 1 > x.shape[1] else 0.9 * (len(x) - 1)
+        self.largest = min(curve.largest for curve in (self.curve, *self.groups))
         self.next_order = False
 
     def _transferred(self, eigenvalues, n: int, variance: float) -> Transferred:
-        return Transferred(eigenvalues, n, NormFluctuations.lognormal(variance))
+        return Transferred(eigenvalues, n, NormFluctuations.lognormal(variance), self.n_dim)
 
     def _groups(self, x: np.ndarray, seed: int):
         order = np.random.default_rng([seed, 8]).permutation(len(x))
-        for left_out in np.array_split(order, min(_GROUPS, len(x) // 2)):
+        for left_out in np.array_split(order, min(_GROUPS, len(x))):
             rest = np.delete(x, left_out, axis=0)
             yield self._transferred(_eigenvalues(rest), len(rest) - 1, self.variance)
 
@@ -167,7 +167,7 @@ def predict(samples=None, spectrum=None, n_samples: Sequence[int] = (), sampler:
     Warns
     -----
     RegimeWarning
-        Some N lie beyond what fewer samples than dimensions can tell; they are NaN.
+        Some N lie beyond what so few samples for the number of dimensions can tell; they are NaN.
     """
     source = _source(samples, spectrum, ridge, seed)
     if sampler not in _SAMPLERS:
@@ -178,7 +178,7 @@ def predict(samples=None, spectrum=None, n_samples: Sequence[int] = (), sampler:
     schedule = schedule or NoiseSchedule.linear()
     told = [N for N in sizes if source.largest >= N]
     if len(told) < len(sizes):
-        warnings.warn(f"N beyond {source.largest:.0f} cannot be told from fewer samples than dimensions, they are NaN; give more "
+        warnings.warn(f"N beyond {source.largest:.0f} cannot be told from so few samples in {source.n_dim} dimensions, they are NaN; give more "
                       "samples.", RegimeWarning, stacklevel=2)
     data = _observables(source, sizes, ridge, mean_known, schedule)
     if sampler == "stochastic":

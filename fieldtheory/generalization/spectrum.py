@@ -8,7 +8,7 @@ With S the unbiased sample covariance of n degrees of freedom (n = N − 1 when 
 Gaussian samples is known too and enters as corrections δ (all of them follow from E ln det(S + z) = leading + ½ ln u by
 differentiating with respect to sources).
 
-κ(z) is found by Newton from above: z(κ) is convex and rising for κ > κ_0, and κ ≤ z + tr Σ/n. c is evaluated without cancellation.
+κ(z) is found by Newton from above: z(κ) is convex and rising for κ > κ_0, and κ ≤ z + E τ² tr Σ/n. c is evaluated without cancellation.
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Population:
         """Nodes at given z ≥ 0, shape (n_nodes,)."""
         z = np.asarray(z, dtype=np.float64)
         kappa_0 = self.kappa_0(n)
-        kappa = z + self.trace / n
+        kappa = z + self.norms.second_moment * self.trace / n
         for _ in range(200):
-            _, c, slope, *_ = self._slope(kappa_0, kappa - kappa_0, n)
+            c, slope, *_ = self._slope(kappa_0, kappa - kappa_0, n)
             step = (kappa * c - z) / slope
             kappa = np.maximum(kappa - step, kappa_0)
             if np.all(np.abs(step) <= 1e-9 * kappa):  # quadratic: the error left is the square of it
@@ -124,27 +124,20 @@ class Population:
         return self._nodes(kappa_0, (start - kappa_0) + excess, n, excess * _STEP)
 
     def _slope(self, kappa_0: float, excess: np.ndarray, n: float):
-        """df_1, c, dz/dκ, df_2, E_1, E_2 at κ = κ_0 + excess."""
-        kappa = kappa_0 + excess
-        df1, df2 = self.power_trace(kappa, 1, 1), self.power_trace(kappa, 2, 2)
-        if self.norms.values.size > 1:
-            c, e1, e2 = self.norms.solve(np.minimum(df1 / n, 1.0))
-        else:
-            c, e1, e2 = self._gaussian_c(kappa_0, excess, n), np.ones_like(df1), np.ones_like(df1)
-        return df1, c, (1 - e2 * df2 / n) / e1, df2, e1, e2
-
-    def _gaussian_c(self, kappa_0: float, excess: np.ndarray, n: float) -> np.ndarray:
-        """1 − df_1/n without cancellation."""
-        gap = self.spectrum + (kappa_0 + excess)[..., None]
+        """c, dz/dκ, df_1, df_2, E_2 at κ = κ_0 + excess; 1 − df_1/n is taken without cancellation."""
+        lam = self.spectrum
+        inverse = 1 / (lam + (kappa_0 + excess)[:, None])
+        df1, df2 = inverse @ lam, inverse**2 @ lam**2
         if n >= self.n_dim:
-            return (n - self.n_dim + np.sum(excess[..., None] / gap, axis=-1)) / n
-        return excess / n * np.sum(self.spectrum / (gap * (self.spectrum + kappa_0)), axis=-1)
+            slack = (n - self.n_dim + (kappa_0 + excess) * inverse.sum(axis=1)) / n
+        else:
+            slack = excess / n * (inverse @ (lam / (lam + kappa_0)))
+        c, e1, e2 = self.norms.solve(df1 / n, slack)
+        return c, (1 - e2 * df2 / n) / e1, df1, df2, e2
 
     def _nodes(self, kappa_0: float, excess: np.ndarray, n: float, dkappa: np.ndarray) -> Nodes:
-        df1, c, slope, df2, _, e2 = self._slope(kappa_0, excess, n)
+        c, slope, df1, df2, e2 = self._slope(kappa_0, excess, n)
         kappa = kappa_0 + excess
-        if self.norms.values.size > 1 and kappa_0 > 0:  # c = E_2/(n E_1)·(κ_0 − κ) df_1' near its zero, without cancellation
-            c = np.maximum(c, slope / kappa * excess * (excess < 1e-6 * kappa_0))
         return Nodes(kappa * c, kappa, df1, df2, slope * dkappa, c, 1 - e2 * df2 / n, e2)
 
     def shrinkage(self, nodes: Nodes, n: float, next_order: bool) -> np.ndarray:

@@ -63,7 +63,7 @@ def calibrate(samples: np.ndarray, eigenvalues: np.ndarray, seed: int) -> tuple[
     q, error = np.array([m.mean() for m in measured]), np.array([m.std(ddof=1) / np.sqrt(m.size) for m in measured])
 
     def misfit(variance: float) -> float:
-        curve = Transferred(eigenvalues, len(samples) - 1, NormFluctuations.lognormal(variance))
+        curve = Transferred(eigenvalues, len(samples) - 1, NormFluctuations.lognormal(variance), samples.shape[1])
         return float(np.sum(((np.array([convergence(curve, N - 1) for N in sizes]) - q) / error) ** 2))
 
     best = minimize_scalar(misfit, bounds=(0, _LARGEST_VARIANCE), method="bounded", options={"xatol": 1e-3})

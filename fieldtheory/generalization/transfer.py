@@ -1,25 +1,24 @@
 """Deterministic equivalents from one data set, without its population's spectrum.
 
-Eigenvalues l̂ of a sample covariance with n_t degrees of freedom know the population through df_1: at any z > 0
+Eigenvalues l̂ of a sample covariance with n_t degrees of freedom know the population through df_1: at any w > 0
 
-    df_1(κ) = Σ l̂/(l̂ + z),    κ = z/c_t,    E[τ/(c_t + τ df_1/n_t)] = 1,
+    df_1(κ) = Σ l̂/(l̂ + w),    κ = w/c_t,    E[τ/(c_t + τ df_1/n_t)] = 1,
 
-a curve df_1(κ) of the *population*, parametrized by z, on κ ≥ κ_0(n_t). Inserted at another number n of degrees of freedom it gives
-everything there: no inversion to a spectrum is needed. The eigenvalues themselves, used as if they were the population's,
+a curve df_1(κ) of the *population*, parametrized by w, on κ ≥ κ_0(n_t). Inserted at another number n of degrees of freedom, z = κ c, it
+gives everything there: no inversion to a spectrum is needed. The eigenvalues themselves, used as if they were the population's,
 are off by tens of per cent.
 
-κ df_1 determines the rest: df_2 = d(κ df_1)/dκ and tr Σ²(Σ + κ)^{-1}(Σ + κ')^{-1} = (κ df_1 − κ' df_1')/(κ − κ').
+κ df_1 determines the rest: df_2 = d(κ df_1)/dκ and tr Σ²(Σ + κ)^{-1}(Σ + κ')^{-1} = (κ df_1 − κ' df_1')/(κ − κ'). The curve starts at
+w_0, where z = 0: 0 for n ≥ rank, else df_1 = n.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.interpolate import CubicSpline
+from scipy.optimize import brentq
 
 from .norms import NormFluctuations
-from .spectrum import Nodes
-
-_GRID = np.arange(-46.0, 30.0, 0.25)  # ln z relative to the largest eigenvalue
+from .spectrum import _SPAN, _STEP, Nodes
 
 
 class Transferred:
@@ -27,29 +26,19 @@ class Transferred:
 
     Parameters
     ----------
-    eigenvalues : ndarray, shape (n_dim,)
+    eigenvalues : ndarray
         Of the unbiased covariance; zeros are left out.
     n : float
         n_t, its degrees of freedom.
     norms : NormFluctuations
         Of the samples.
+    n_dim : int, optional
+        Dimension of the population, by default the number of eigenvalues given.
     """
 
-    def __init__(self, eigenvalues: np.ndarray, n: float, norms: NormFluctuations):
+    def __init__(self, eigenvalues: np.ndarray, n: float, norms: NormFluctuations, n_dim: int | None = None):
         self.eigenvalues, self.n, self.norms = eigenvalues[eigenvalues > 0], float(n), norms
-        self.ln_z = np.log(self.eigenvalues.max()) + _GRID
-        z = np.exp(self.ln_z)[:, None]
-        self.df1 = np.sum(self.eigenvalues / (self.eigenvalues + z), axis=1)
-        slope = -np.sum(self.eigenvalues * z / (self.eigenvalues + z) ** 2, axis=1)  # d df_1/d ln z
-        c, e1, e2 = norms.solve(np.minimum(self.df1 / self.n, 1 - 1e-15))
-        self.kappa = z[:, 0] / c
-        ln_kappa_slope = 1 + e2 / (self.n * e1 * c) * slope  # d ln κ/d ln z
-        self.df2 = self.df1 + slope / ln_kappa_slope
-
-    @property
-    def n_dim(self) -> int:
-        """Rank of the sample covariance, the population's where n_t exceeds it."""
-        return self.eigenvalues.size
+        self.n_dim = len(eigenvalues) if n_dim is None else n_dim
 
     @property
     def trace(self) -> float:
@@ -58,24 +47,55 @@ class Transferred:
 
     @property
     def largest(self) -> float:
-        """The largest number of degrees of freedom that can be predicted: unlimited once n_t exceeds the dimension."""
-        return np.inf if self.n > self.n_dim else self.n
+        """The largest number of degrees of freedom that can be predicted: unlimited once n_t exceeds the dimension, else below n_t."""
+        return np.inf if self.n > self.n_dim else self.n - 1
 
-    def quadrature(self, n: float, floor: float = 0.0) -> Nodes:
-        """Nodes for ∫_floor^∞ dz at n degrees of freedom, trapezoidal in ln(z − floor)."""
-        ln_excess = self.ln_z[8:-8:2]
-        excess = np.exp(ln_excess)
-        nodes = self.at(floor + excess, n)
-        weights = excess * (ln_excess[1] - ln_excess[0])
-        return Nodes(nodes.z, nodes.kappa, nodes.df1, nodes.df2, weights, nodes.c, nodes.one_minus_v, nodes.e2)
+    def w_0(self, n: float) -> float:
+        """w at z = 0."""
+        lam = self.eigenvalues
+        if n >= lam.size:
+            return 0.0
+        low, high = np.log(lam.min() * (lam.size - n) / n), np.log(lam.sum() / n)  # df_1 ≥ n at the one, ≤ n at the other
+        return float(np.exp(brentq(lambda ln_w: np.sum(lam / (lam + np.exp(ln_w))) - n, low - 1e-6, high + 1e-6, xtol=1e-15, rtol=1e-15)))
 
     def at(self, z, n: float) -> Nodes:
-        """Nodes at given z > 0, interpolated along the curve."""
-        inside = self.df1 < n * (1 - 1e-12)
-        c, _, _ = self.norms.solve(self.df1[inside] / n)
-        ln_z = np.log(self.kappa[inside] * c)
-        rising = np.concatenate([[True], np.diff(ln_z) > 1e-9])
-        curve = CubicSpline(ln_z[rising], np.column_stack([np.log(self.kappa), self.df1, self.df2])[inside][rising])
-        ln_kappa, df1, df2 = curve(np.clip(np.log(z), ln_z[0], ln_z[-1])).T
-        c, _, e2 = self.norms.solve(np.clip(df1 / n, 0.0, 1 - 1e-15))
-        return Nodes(np.asarray(z), np.exp(ln_kappa), df1, df2, np.zeros_like(df1), c, 1 - e2 * df2 / n, e2)
+        """Nodes at given z ≥ 0, shape (n_nodes,)."""
+        w_0 = self.w_0(n)
+        excess = self._excess(np.asarray(z, dtype=np.float64), n, w_0)
+        return self._nodes(w_0, excess, n, np.zeros_like(excess))
+
+    def quadrature(self, n: float, floor: float = 0.0) -> Nodes:
+        """Nodes for ∫_floor^∞ dz at n degrees of freedom, trapezoidal in ln(w − w(floor))."""
+        w_0 = self.w_0(n)
+        start = float(self._excess(np.array([floor]), n, w_0)[0]) if floor > 0 else 0.0
+        middle = np.log(self.eigenvalues.max() + self.trace / n)
+        step = np.exp(np.arange(middle - _SPAN, middle + _SPAN, _STEP))
+        return self._nodes(w_0, start + step, n, step * _STEP)
+
+    def _excess(self, z: np.ndarray, n: float, w_0: float) -> np.ndarray:
+        """w − w_0 at given z, by Newton from above: w ≤ κ ≤ z + E τ² tr Σ/n.
+
+        z(w) is convex for n below n_t; the floor of a tenth per step covers n above it.
+        """
+        excess = z + self.norms.second_moment * self.trace / n
+        for _ in range(200):
+            nodes = self._nodes(w_0, excess, n, np.ones_like(excess))
+            step = (nodes.z - z) / nodes.dz
+            excess = np.maximum(excess - step, 0.1 * excess)
+            if np.all(np.abs(step) <= 1e-9 * excess):  # quadratic: the error left is the square of it
+                break
+        return excess
+
+    def _nodes(self, w_0: float, excess: np.ndarray, n: float, dw: np.ndarray) -> Nodes:
+        lam, w = self.eigenvalues, w_0 + excess
+        inverse = 1 / (lam + w[:, None])
+        df1, slope = inverse @ lam, -(inverse**2 @ lam)
+        remainder = w * inverse.sum(axis=1)
+        slack = (n - lam.size + remainder) / n if n >= lam.size else excess / n * (inverse @ (lam / (lam + w_0)))
+        c_t, e1_t, e2_t = self.norms.solve(df1 / self.n, (self.n - lam.size + remainder) / self.n)
+        c, e1, e2 = self.norms.solve(df1 / n, slack)
+        kappa = w / c_t
+        dkappa = (1 + kappa * e2_t / e1_t * slope / self.n) / c_t
+        df2 = df1 + kappa * slope / dkappa
+        one_minus_v = 1 - e2 * df2 / n
+        return Nodes(kappa * c, kappa, df1, df2, one_minus_v / e1 * dkappa * dw, c, one_minus_v, e2)
