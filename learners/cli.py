@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 EPILOG = "Every command writes into the folder --out and prints where. The same --seed gives the same numbers."
@@ -17,9 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        from . import commands
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            from . import commands
 
-        getattr(commands, options.command)(options)
+            getattr(commands, options.command)(options)
     except KeyboardInterrupt:
         print("\nfieldtheory: interrupted, no result was written.", file=sys.stderr)
         return 130
@@ -29,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fieldtheory: error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _warn(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning as one sentence, without the line of code that it came from."""
+    print(f"fieldtheory: warning: {message}", file=sys.stderr)
 
 
 def _refuse(error: ValueError) -> int:

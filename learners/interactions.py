@@ -86,10 +86,11 @@ class LearnedInteractions:
         Score matching on the same samples; None where they are too few for it.
     scale : ndarray, shape (n_dim,)
         Standard deviations of the variables.
-    gaussian : float
-        Held-out −ln p of the Gaussian with the training samples' mean and covariance, nats per dimension.
-    held_out : (float, float)
-        That of the flow, with its standard error.
+    held_out : float
+        Mean −ln p of the held-out samples under the flow, nats per dimension.
+    gain : (float, float)
+        How much more that is under the Gaussian with the training samples' mean and covariance, with the standard error of the
+        difference.
     components : PrincipalComponents or None
     dropped : str
         Which columns were left out.
@@ -102,8 +103,8 @@ class LearnedInteractions:
     taylor: Certificate
     estimate: object | None
     scale: np.ndarray
-    gaussian: float
-    held_out: tuple[float, float]
+    held_out: float
+    gain: tuple[float, float]
     components: PrincipalComponents | None
     dropped: str
 
@@ -115,10 +116,9 @@ class LearnedInteractions:
     @property
     def verdict(self) -> str:
         """The answer in words."""
-        value, error = self.held_out
-        gain = self.gaussian - value
-        basis = "" if self.components is None else (f"In the {self.components.vectors.shape[1]} leading principal components "
-                                                    f"({100 * self.components.explained:.0f} % of the variance): ")
+        gain, error = self.gain
+        basis = "The" if self.components is None else (f"In the {self.components.vectors.shape[1]} leading principal components "
+                                                       f"({100 * self.components.explained:.0f} % of the variance) the")
         better = (f"beats a Gaussian by {gain:.3f} ± {error:.3f} nats per dimension on held-out samples" if gain > 2 * error else
                   f"is no better than a Gaussian on held-out samples (gain {gain:.3f} ± {error:.3f} nats per dimension): the "
                   "couplings beyond order 2 are not established")
@@ -126,7 +126,7 @@ class LearnedInteractions:
         worth = (f"Its couplings up to order {self.action.order} explain {100 * share:.0f} % of the variance of ln p there" if share > 0
                  else f"Cut at order {self.action.order} its couplings explain none of the variance of ln p: they hold on average "
                  "near the mean only")
-        return f"{basis}the flow {better}. {worth}. {self._significance()}{self._second_opinion()}"
+        return f"{basis} flow {better}. {worth}. {self._significance()}{self._second_opinion()}"
 
     def _significance(self) -> str:
         counts = []
@@ -212,7 +212,7 @@ class LearnedInteractions:
         c = self.certificate
         return {"verdict": self.verdict, "n_dim": self.action.n_dim, "order": self.action.order, "gauge": self.action.gauge,
                 "dropped": self.dropped, "base_point": self.action.at, "held_out_nats_per_dimension": self.held_out,
-                "gaussian_nats_per_dimension": self.gaussian, "variance_explained": c.explained,
+                "gain_over_gaussian": self.gain, "variance_explained": c.explained,
                 "variance_of_action": c.variance_of_action, "normalizable": c.normalizability.normalizable,
                 "norms": {k: T.norm() for k, T in self.standardized.couplings.items() if k}}
 
@@ -258,6 +258,7 @@ def learn_interactions(samples, order: int = 4, n_layers: int = 2, n_steps: int 
     action, monte_carlo = normal_ordered(flow, order, at, **q)
     fit_error = coupling_uncertainty(flow, train, order, at, method="normal_ordered", n_fisher=2000, n_points=_FEW, **q).standard_error
     log_p = flow.log_prob(held_out) / action.n_dim
+    gain = log_p - _gaussian_log_prob(kept(train), kept(held_out)) / action.n_dim
     return LearnedInteractions(
         flow=flow,
         action=action,
@@ -266,8 +267,8 @@ def learn_interactions(samples, order: int = 4, n_layers: int = 2, n_steps: int 
         taylor=certify(to_action(flow, order, at), flow, held_out),
         estimate=_score_matching(kept(train), order),
         scale=kept(train).std(axis=0),
-        gaussian=_gaussian_loss(kept(train), kept(held_out)),
-        held_out=(float(-log_p.mean()), float(log_p.std() / np.sqrt(log_p.size))),
+        held_out=float(-log_p.mean()),
+        gain=(float(gain.mean()), float(gain.std() / np.sqrt(gain.size))),
         components=basis,
         dropped=columns.describe(),
     )
@@ -291,9 +292,5 @@ def _score_matching(train: np.ndarray, order: int):
         return None
 
 
-def _gaussian_loss(train: np.ndarray, held_out: np.ndarray) -> float:
-    S = ft.theories.gaussian(np.cov(train, rowvar=False), train.mean(axis=0))
-    return float(-S(held_out).mean() / train.shape[1])
-
-
-
+def _gaussian_log_prob(train: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+    return ft.theories.gaussian(np.cov(train, rowvar=False), train.mean(axis=0))(held_out)

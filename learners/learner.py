@@ -132,7 +132,9 @@ def load(path) -> Learner:
         learner = getattr(import_module(_CLASSES[name], __package__), name).from_config(**header["config"])
         columns = Columns(arrays["columns.kept"], arrays["columns.constants"])
         _check_columns(columns, learner.n_dim)
-        learner.set_columns(columns)
+        if columns.dropped.size > 0:
+            learner.set_columns(columns)
+        learner.columns = columns
         state = {key.removeprefix("state."): torch.from_numpy(v) for key, v in arrays.items() if key.startswith("state.")}
         if not all(torch.isfinite(value).all() for value in state.values()):
             raise ValueError("its weights are not finite")

@@ -52,8 +52,7 @@ class QuadraticFlow(Learner):
         self.n_layers = as_count(n_layers, "n_layers")
         if read is not None and len(read) != self.n_layers:
             raise InputError(f"read must name the variables of each of the {self.n_layers} layers, got {len(read)} lists.")
-        self.read = None if read is None else [[int(i) for i in layer] for layer in read]
-        self.set_columns(Columns.all(self.n_dim))
+        self.set_columns(Columns.all(self.n_dim), read)
 
     @classmethod
     def from_weights(cls, weights: Iterable[tuple], read: Sequence[Sequence[int]] | None = None) -> QuadraticFlow:
@@ -131,7 +130,6 @@ class QuadraticFlow(Learner):
             The loss stopped being finite.
         """
         seed, n_starts, device = as_count(seed, "seed", minimum=0), as_count(n_starts, "n_starts"), resolve_device(device)
-        self.read = None
         points = self._accept(samples, min_samples=10)
         self.to(device)
         starts = [_start(points, self.n_layers, np.random.default_rng([seed, start])) for start in range(n_starts)]
@@ -149,15 +147,15 @@ class QuadraticFlow(Learner):
         """n_dim, n_layers and read."""
         return {"n_dim": self.n_dim, "n_layers": self.n_layers, "read": self.read}
 
-    def set_columns(self, columns: Columns) -> None:
+    def set_columns(self, columns: Columns, read: Sequence[Sequence[int]] | None = None) -> None:
         """An untrained flow, the identity, of the columns that vary."""
         n = columns.kept.size
         if n < 2:
             raise InputError(f"a flow of coupling layers must have at least 2 varying columns, got {n}: one variable has no other "
                              "to read. Use fieldtheory.estimate for one dimension.")
-        self.columns = columns
-        read = self.read or [range(_n_read(n))] * self.n_layers
-        self.layers = _layers([(np.eye(n), np.zeros(n), np.zeros((n - len(r), len(r), len(r)))) for r in read], read)
+        lists = [range(_n_read(n))] * self.n_layers if read is None else read
+        self.layers = _layers([(np.eye(n), np.zeros(n), np.zeros((n - len(r), len(r), len(r)))) for r in lists], lists)
+        self.columns, self.read = columns, None if read is None else [[int(i) for i in layer] for layer in read]
 
     def _set(self, W: Tensor, b: Tensor, chi: Tensor) -> None:
         with torch.no_grad():
