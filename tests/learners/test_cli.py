@@ -71,7 +71,7 @@ def test_out_that_is_a_file_is_refused(folder, capsys):
 
 
 def test_learn_writes_everything_and_repeats_itself(folder):
-    arguments = "learn good.csv --order 3 --n-steps 200 --n-starts 1 --seed 3 --quiet --out".split()
+    arguments = ["learn", "good.csv", "--order", "3", "--n-steps", "200", "--n-starts", "1", "--seed", "3", "--quiet", "--out"]
     assert main([*arguments, "a"]) == 0
     assert main([*arguments, "b"]) == 0
     assert sorted(p.name for p in (folder / "a").iterdir()) == ["action.safetensors", "learner.safetensors", "report.html",
@@ -84,14 +84,14 @@ def test_learn_writes_everything_and_repeats_itself(folder):
 
 
 def test_split_measures_beside_the_prediction(folder):
-    assert main("split good.npy --n-splits 3 --n-samples 20,100 --quiet --out run".split()) == 0
+    assert main(["split", "good.npy", "--n-splits", "3", "--n-samples", "20,100", "--quiet", "--out", "run"]) == 0
     summary = json.loads((folder / "run/summary.json").read_text())
     assert summary["measured"]["n_samples"] == summary["prediction"]["n_samples"] == [20, 100]
     assert np.abs(np.subtract(summary["measured"]["convergence"], summary["prediction"]["convergence"])).max() < 0.1
 
 
 def test_sample_and_compare(folder, capsys):
-    assert main("sample phi4:shape=3,mass_squared=1,coupling=1 --n-samples 40 --out run".split()) == 0
+    assert main(["sample", "phi4:shape=3,mass_squared=1,coupling=1", "--n-samples", "40", "--out", "run"]) == 0
     assert np.load("run/samples.npy").shape == (40, 3)
     capsys.readouterr()
     assert main(["compare", "run/action.safetensors", "run/action.safetensors"]) == 0
