@@ -178,8 +178,8 @@ def predict(samples=None, spectrum=None, n_samples: Sequence[int] = (), sampler:
     schedule = schedule or NoiseSchedule.linear()
     told = [N for N in sizes if source.largest >= N]
     if len(told) < len(sizes):
-        warnings.warn(f"N beyond {source.largest:.0f} cannot be told from so few samples in {source.n_dim} dimensions, they are NaN; give more "
-                      "samples.", RegimeWarning, stacklevel=2)
+        warnings.warn(f"N beyond {source.largest:.0f} cannot be told from so few samples in {source.n_dim} dimensions, they are NaN; "
+                      "give more samples.", RegimeWarning, stacklevel=2)
     data = _observables(source, sizes, ridge, mean_known, schedule)
     if sampler == "stochastic":
         data |= {f"convergence{end}": data[f"convergence_stochastic{end}"] for end in ("", "_low", "_high")

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 
 from ..arrays import _as_real, _refuse_non_finite
 from ..errors import InputError
@@ -89,31 +90,20 @@ class Population:
 
     def kappa_0(self, n: float) -> float:
         """κ at z = 0: df_1(κ_0) = n where n < rank, else 0."""
-        if n >= self.n_dim:
-            return 0.0
-        low, high = 0.0, self.trace / n
-        kappa = 0.5 * high
-        for _ in range(200):  # df_1 is convex and falling: Newton from the left, bisection as a fence
-            excess = self.power_trace(kappa, 1, 1) - n
-            low, high = (kappa, high) if excess > 0 else (low, kappa)
-            step = excess / self.power_trace(kappa, 1, 2)
-            kappa = kappa + step if low < kappa + step < high else 0.5 * (low + high)
-            if abs(step) <= 1e-15 * kappa:
-                break
-        return float(kappa)
+        return border(self.spectrum, n)
 
     def at(self, z, n: float) -> Nodes:
         """Nodes at given z ≥ 0, shape (n_nodes,)."""
         z = np.asarray(z, dtype=np.float64)
         kappa_0 = self.kappa_0(n)
-        kappa = z + self.norms.second_moment * self.trace / n
+        excess = z + self.norms.second_moment * self.trace / n
         for _ in range(200):
-            c, slope, *_ = self._slope(kappa_0, kappa - kappa_0, n)
-            step = (kappa * c - z) / slope
-            kappa = np.maximum(kappa - step, kappa_0)
-            if np.all(np.abs(step) <= 1e-9 * kappa):  # quadratic: the error left is the square of it
+            c, slope, *_ = self._slope(kappa_0, excess, n)
+            step = ((kappa_0 + excess) * c - z) / slope
+            excess = np.maximum(excess - step, 0.1 * excess)
+            if np.all(np.abs(step) <= 1e-9 * excess):  # quadratic: the error left is the square of it
                 break
-        return self._nodes(kappa_0, kappa - kappa_0, n, np.zeros_like(kappa))
+        return self._nodes(kappa_0, excess, n, np.zeros_like(excess))
 
     def quadrature(self, n: float, floor: float = 0.0) -> Nodes:
         """Nodes for ∫_floor^∞ dz, trapezoidal in ln(κ − κ(floor))."""
@@ -149,3 +139,12 @@ class Population:
         u = nodes.one_minus_v[:, None]
         h3 = self.power_trace(nodes.kappa, 2, 3)[:, None]
         return p - kappa / (n * u) * (lam**2 / (lam + kappa) ** 3 - lam * kappa * h3 / ((lam + kappa) ** 2 * n * u))
+
+
+def border(spectrum: np.ndarray, n: float) -> float:
+    """κ_0 ≥ 0 with Σ λ/(λ + κ_0) = n for n below the number of positive eigenvalues, else 0."""
+    if n >= spectrum.size:
+        return 0.0
+    low, high = np.log(spectrum.min() * (spectrum.size - n) / n), np.log(spectrum.sum() / n)  # sum ≥ n at the one, ≤ n at the other
+    root = brentq(lambda ln_kappa: np.sum(spectrum / (spectrum + np.exp(ln_kappa))) - n, low - 1e-6, high + 1e-6, xtol=1e-15, rtol=1e-15)
+    return float(np.exp(root))

@@ -15,10 +15,9 @@ w_0, where z = 0: 0 for n ≥ rank, else df_1 = n.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq
 
 from .norms import NormFluctuations
-from .spectrum import _SPAN, _STEP, Nodes
+from .spectrum import _SPAN, _STEP, Nodes, border
 
 
 class Transferred:
@@ -52,11 +51,7 @@ class Transferred:
 
     def w_0(self, n: float) -> float:
         """w at z = 0."""
-        lam = self.eigenvalues
-        if n >= lam.size:
-            return 0.0
-        low, high = np.log(lam.min() * (lam.size - n) / n), np.log(lam.sum() / n)  # df_1 ≥ n at the one, ≤ n at the other
-        return float(np.exp(brentq(lambda ln_w: np.sum(lam / (lam + np.exp(ln_w))) - n, low - 1e-6, high + 1e-6, xtol=1e-15, rtol=1e-15)))
+        return border(self.eigenvalues, n)
 
     def at(self, z, n: float) -> Nodes:
         """Nodes at given z ≥ 0, shape (n_nodes,)."""
