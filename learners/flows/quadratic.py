@@ -104,8 +104,9 @@ class QuadraticFlow(Learner):
             checkpoint=None) -> QuadraticFlow:
         """Maximize the likelihood of samples.
 
-        Starts differ in their random rotations; each begins as the whitening of the data. Of each the weights with the best
-        validation loss are kept, and of all starts the best one.
+        The flow is trained on whitened samples, and the whitening is then taken up into W_1 and b_1: units do not matter. Starts
+        differ in their random rotations. Of each the weights with the best validation loss are kept, and of all starts the best
+        one.
 
         Parameters
         ----------
@@ -132,15 +133,19 @@ class QuadraticFlow(Learner):
         seed, n_starts, device = as_count(seed, "seed", minimum=0), as_count(n_starts, "n_starts"), resolve_device(device)
         points = self._accept(samples, min_samples=10)
         self.to(device)
-        starts = [_start(points, self.n_layers, np.random.default_rng([seed, start])) for start in range(n_starts)]
+        mean, root = points.mean(axis=0), np.linalg.cholesky(_regular_covariance(points))
+        whitened = np.linalg.solve(root, (points - mean).T).T
+        log_det = np.log(np.diag(root)).sum() / len(root)
+        starts = [_start(len(root), self.n_layers, np.random.default_rng([seed, start])) for start in range(n_starts)]
         weights = {name: torch.as_tensor(np.stack([start[name] for start in starts]), device=device) for name in starts[0]}
-        training = Training(mean_loss, weights, points, seed=seed, n_steps=n_steps, batch_size=batch_size,
-                            learning_rate=learning_rate, patience=patience, checkpoint=checkpoint, locate=first_overflow)
+        training = Training(lambda weights, x: mean_loss(weights, x) + log_det, weights, whitened, seed=seed, n_steps=n_steps,
+                            batch_size=batch_size, learning_rate=learning_rate, patience=patience, checkpoint=checkpoint,
+                            locate=first_overflow)
         try:
             training.run(progress)
         finally:
             best, self.history = training.best()
-            self._set(**best)
+            self._set(**best, mean=torch.as_tensor(mean, device=device), root=torch.as_tensor(root, device=device))
         return self
 
     def config(self) -> dict:
@@ -157,12 +162,16 @@ class QuadraticFlow(Learner):
         self.layers = _layers([(np.eye(n), np.zeros(n), np.zeros((n - len(r), len(r), len(r)))) for r in lists], lists)
         self.columns, self.read = columns, None if read is None else [[int(i) for i in layer] for layer in read]
 
-    def _set(self, W: Tensor, b: Tensor, chi: Tensor) -> None:
+    def _set(self, W: Tensor, b: Tensor, chi: Tensor, mean: Tensor, root: Tensor) -> None:
+        """Weights of a flow of whitened variables root⁻¹(x − mean)."""
         with torch.no_grad():
             for i, (linear, quadratic) in enumerate(zip(self.layers[::2], self.layers[1::2])):
                 linear.weight.copy_(W[i])
                 linear.bias.copy_(b[i, :, 0])
                 quadratic.chi.copy_(chi[i])
+            first = self.layers[0]
+            first.weight.copy_(torch.linalg.solve(root, first.weight, left=False))
+            first.bias.sub_(first.weight @ mean)
 
     def _to_latent(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(())
@@ -217,17 +226,13 @@ def _random_chi(n_dim: int, scale: float, rng: np.random.Generator) -> np.ndarra
     return unpack(scale * rng.normal(size=(n_dim - n_read, n_read * (n_read + 1) // 2)), n_read)
 
 
-def _start(points: np.ndarray, n_layers: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """W_1 whitens the data, the others rotate, χ is small: nothing to unlearn, and all variables get to be read."""
-    n = points.shape[1]
-    W = np.stack([_orthogonal(n, rng) for _ in range(n_layers)])
-    W[0] = W[0] @ np.linalg.inv(np.linalg.cholesky(_regular_covariance(points)))
-    b = np.zeros((n_layers, n, 1))
-    b[0, :, 0] = -W[0] @ points.mean(axis=0)
-    return {"W": W, "b": b, "chi": np.stack([pack(_random_chi(n, _SMALL, rng)) for _ in range(n_layers)])}
+def _start(n_dim: int, n_layers: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Rotations of whitened data, χ small: nothing to unlearn, and all variables get to be read."""
+    return {"W": np.stack([_orthogonal(n_dim, rng) for _ in range(n_layers)]), "b": np.zeros((n_layers, n_dim, 1)),
+            "chi": np.stack([pack(_random_chi(n_dim, _SMALL, rng)) for _ in range(n_layers)])}
 
 
 def _regular_covariance(points: np.ndarray) -> np.ndarray:
-    """Covariance, with the smallest eigenvalues lifted to 1e-9 of the largest so that dependent columns still give a start."""
+    """Covariance, with variances lifted by a share of 1e-9 so that dependent columns and few samples still give a start."""
     covariance = np.cov(points, rowvar=False)
-    return covariance + 1e-9 * np.linalg.eigvalsh(covariance)[-1] * np.eye(len(covariance))
+    return covariance + 1e-9 * np.diag(np.diag(covariance))

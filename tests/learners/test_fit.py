@@ -137,6 +137,35 @@ def test_same_seed_same_numbers():
     assert not np.allclose(a.log_prob(SAMPLES), c.log_prob(SAMPLES))
 
 
+def test_a_fit_begins_as_a_whitening_of_the_data_in_its_own_rotation():
+    flows = [QuadraticFlow(3, 2).fit(SAMPLES, n_steps=1, learning_rate=1e-12, seed=seed) for seed in (0, 1)]
+    for flow in flows:
+        (W, b, chi), (rotation, zero, _) = flow.weights
+        np.testing.assert_allclose(W @ np.cov(SAMPLES.T) @ W.T, np.eye(3), atol=1e-7)
+        np.testing.assert_allclose(b, -W @ SAMPLES.mean(axis=0), atol=1e-9)
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
+        np.testing.assert_allclose(zero, 0, atol=1e-9)
+        assert 0 < np.abs(chi).max() < 0.06
+    for mine, theirs in zip(*(flow.weights for flow in flows)):
+        assert np.abs(mine[0] - theirs[0]).max() > 0.01
+
+
+@pytest.mark.parametrize("scale, shift", [([1e6, 1e-6, 1.0], [0.0, 0.0, 1e3]), ([1e9] * 3, [0.0] * 3), ([1e-9] * 3, [1e-8] * 3)])
+def test_units_do_not_matter(scale, shift):
+    """ln p of scaled and shifted data is that of the data, less ln of the scales."""
+    plain = QuadraticFlow(3, 2).fit(SAMPLES, n_steps=200)
+    moved = QuadraticFlow(3, 2).fit(SAMPLES * scale + shift, n_steps=200)
+    log_det = np.sum(np.log(scale))
+    np.testing.assert_allclose(moved.log_prob(SAMPLES * scale + shift) + log_det, plain.log_prob(SAMPLES), rtol=1e-5)
+    np.testing.assert_allclose(np.array(moved.history["validation"]) - log_det / 3, plain.history["validation"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [SAMPLES[:10], np.column_stack([SAMPLES, SAMPLES[:, 0]]), np.repeat(SAMPLES[:4], 5, axis=0)])
+def test_few_or_dependent_samples_can_be_fitted(samples):
+    flow = QuadraticFlow(samples.shape[1], 2).fit(samples, n_steps=100)
+    assert np.isfinite(flow.log_prob(samples)).all()
+
+
 def test_history_tells_the_whole_fit():
     flow = QuadraticFlow(3, 2).fit(SAMPLES, n_steps=250, n_starts=2)
     history = flow.history
