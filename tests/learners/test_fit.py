@@ -124,7 +124,7 @@ def test_the_best_start_by_validation_is_kept():
 
 
 def test_the_best_weights_are_those_of_the_best_validation():
-    flow = QuadraticFlow(3, 2).fit(SAMPLES[:60], n_steps=2000, batch_size=54)
+    flow = QuadraticFlow(3, 2).fit(SAMPLES[:60], n_steps=600, batch_size=54)
     best, last = min(flow.history["validation"]), flow.history["validation"][-1]
     held_out = Training(_square, _starts([0.0, 0.0]), SAMPLES[:60]).validation.numpy()
     assert best < last
@@ -189,16 +189,15 @@ class _Interrupting:
         return self.loss(weights, batch)
 
 
-@pytest.mark.parametrize("at", [1500, 2300])
-def test_a_resumed_fit_ends_in_the_numbers_of_an_uninterrupted_one(tmp_path, at):
-    weights, settings = _starts([0.0, 0.0], [5.0, 5.0]), {"n_steps": 2500, "batch_size": 64, "seed": 4}
+def test_a_resumed_fit_ends_in_the_numbers_of_an_uninterrupted_one(tmp_path):
+    weights, settings = _starts([0.0, 0.0], [5.0, 5.0]), {"n_steps": 1250, "batch_size": 64, "seed": 4}
     whole = Training(_square, weights, POINTS, **settings)
     whole.run()
     path = tmp_path / "fit.checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        Training(_Interrupting(_square, at), weights, POINTS, checkpoint=path, **settings).run()
+        Training(_Interrupting(_square, 1150), weights, POINTS, checkpoint=path, **settings).run()
     resumed = Training(_square, weights, POINTS, checkpoint=path, **settings)
-    assert resumed.step == at // 1000 * 1000
+    assert resumed.step == 1000
     resumed.run()
     np.testing.assert_array_equal(resumed.now.detach(), whole.now.detach())
     np.testing.assert_array_equal(np.delete(resumed.records, 1, axis=1), np.delete(whole.records, 1, axis=1))
