@@ -101,7 +101,7 @@ def test_kl_without_ridge(case):
 def test_kl_without_ridge_is_the_average_over_data_sets(mean_known):
     """Plain simulation, d = 4, N = 15; false alarms once in 16,000 (|z| < 4)."""
     d, N, rng = 4, 15, np.random.default_rng(3)
-    draws = np.array([gaussian_kl(rng.normal(size=(N, d)), mean_known) for _ in range(20_000)]) / d
+    draws = np.array([gaussian_kl(rng.normal(size=(N, d)), mean_known) for _ in range(10_000)]) / d
     z = (draws.mean(axis=0) - kl_exact(d, N, mean_known)) / (draws.std(axis=0) / np.sqrt(len(draws)))
     assert np.all(np.abs(z) < 4), z
 
@@ -189,14 +189,14 @@ def test_laws_of_convergence(spectrum, n, scale):
 
 @pytest.mark.parametrize(("ridge", "mean_known"), [(0.0, False), (0.05, False), (0.05, True)])
 def test_predict_is_the_average_over_data_sets(ridge, mean_known):
-    """Everything `predict` returns against the linear denoiser written out in numpy, d = 12, N = 40, 600 pairs of data sets.
+    """Everything `predict` returns against the linear denoiser written out in numpy, d = 12, N = 40, 400 pairs of data sets.
 
     Allowed: 4.5 standard errors (false alarm once in 1e5 per number) plus the next term of the expansion, 3e-3.
     """
     N, lam = 40, SPECTRA["pow0.5"](12)
     schedule, rng = NoiseSchedule.linear(50, 1e-3, 0.2), np.random.default_rng(11)
     found = predict(spectrum=lam, n_samples=[N], ridge=ridge, mean_known=mean_known, schedule=schedule).isel(n_samples=0)
-    draws = [simulate(lam, N, ridge, mean_known, schedule, rng) for _ in range(600)]
+    draws = [simulate(lam, N, ridge, mean_known, schedule, rng) for _ in range(400)]
     for name in ("train_loss_step", "test_loss_step", "train_loss", "test_loss", "kl_data_model", "kl_model_data"):
         values = np.array([draw[name] for draw in draws])
         error = values.std(axis=0, ddof=1) / np.sqrt(len(draws))
@@ -243,6 +243,18 @@ def test_losses_are_means_over_dimensions_and_steps():
         total, at_100 = (case["formula"][f"{name}_g0.0_{which}_o1"] for which in ("avg", "t100"))
         assert float(found[f"{name}_loss"][0]) == pytest.approx(total / case["d"], rel=1e-6)
         assert float(found[f"{name}_loss_step"].sel(step=100)[0]) == pytest.approx(at_100 / case["d"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ridge_is_a_variance_added_to_the_biased_covariance(case):
+    found = predict(spectrum=SPECTRA[case["spectrum"]](case["d"]), n_samples=[case["N"]], ridge=0.1)
+    assert float(found["convergence"][0]) == pytest.approx(case["formula"]["q_c0.1_o1"], rel=1e-6)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("observable", [convergence, convergence_stochastic])
+def test_learners_of_infinitely_many_samples_agree(observable, ridge):
+    assert observable(Population(SPECTRA["pow1"](9)), 1e10, ridge) == pytest.approx(1, abs=1e-8)
 
 
 def test_stochastic_sampler():
