@@ -114,6 +114,11 @@ def test_starts_do_not_see_each_other():
     assert QuadraticFlow(3, 2).fit(SAMPLES, n_steps=100, n_starts=1).history["starts"][0] == pytest.approx(together[0], rel=1e-9)
 
 
+def test_starts_differ():
+    starts = QuadraticFlow(3, 2).fit(SAMPLES, n_steps=100, n_starts=3).history["starts"]
+    assert len(set(starts)) == 3
+
+
 def test_the_best_start_by_validation_is_kept():
     training = Training(_square, _starts([90.0, 90.0], [1.0, -2.0], [-90.0, 0.0]), POINTS, n_steps=200)
     training.run()
@@ -190,7 +195,7 @@ class _Interrupting:
 
 
 def test_a_resumed_fit_ends_in_the_numbers_of_an_uninterrupted_one(tmp_path):
-    weights, settings = _starts([0.0, 0.0], [5.0, 5.0]), {"n_steps": 1250, "batch_size": 64, "seed": 4}
+    weights, settings = _starts([0.0, 0.0], [5.0, 5.0]), {"n_steps": 1250, "batch_size": 64, "seed": 4, "learning_rate": 0.3}
     whole = Training(_square, weights, POINTS, **settings)
     whole.run()
     path = tmp_path / "fit.checkpoint"
@@ -201,6 +206,7 @@ def test_a_resumed_fit_ends_in_the_numbers_of_an_uninterrupted_one(tmp_path):
     resumed.run()
     np.testing.assert_array_equal(resumed.now.detach(), whole.now.detach())
     np.testing.assert_array_equal(np.delete(resumed.records, 1, axis=1), np.delete(whole.records, 1, axis=1))
+    assert resumed.best_step == whole.best_step
     for mine, theirs in zip(resumed.best()[0].values(), whole.best()[0].values()):
         np.testing.assert_array_equal(mine, theirs)
     assert list(tmp_path.iterdir()) == []
