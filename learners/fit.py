@@ -99,8 +99,9 @@ class Training:
         self.step, self.best_step = 0, 0
         self.best_loss = np.full(len(self.now), np.inf)
         self.records: list[np.ndarray] = []
-        self.settings = {"seed": seed, "n_steps": n_steps, "batch_size": self.batch_size, "learning_rate": learning_rate,
-                         "patience": self.patience, "n_starts": self.best_loss.size, "samples": fingerprint(points)}
+        self.settings = {"seed": self.seed, "n_steps": self.n_steps, "batch_size": self.batch_size, "learning_rate": learning_rate,
+                         "patience": self.patience, "samples": fingerprint(points),
+                         "shapes": {name: list(shape) for name, shape in self._shapes.items()}}
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         if self.checkpoint is not None and self.checkpoint.exists():
             self._resume()
@@ -153,8 +154,7 @@ class Training:
     def _split(self, points: np.ndarray) -> tuple[Tensor, Tensor]:
         """Training and validation points, where the weights are."""
         n_validation = min(max(1, round(_VALIDATION_SHARE * len(points))), _LARGEST_VALIDATION)
-        shuffled = torch.from_numpy(points[np.random.default_rng([self.seed, 0]).permutation(len(points))])
-        shuffled = shuffled.to(self.now.device)
+        shuffled = torch.from_numpy(points[np.random.default_rng([self.seed, 0]).permutation(len(points))]).to(self.now.device)
         return shuffled[n_validation:], shuffled[:n_validation]
 
     def _batches(self) -> Iterator[Tensor]:

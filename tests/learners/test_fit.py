@@ -219,6 +219,8 @@ def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     for points, settings in ((POINTS, {"seed": 1}), (POINTS, {"learning_rate": 1e-3}), (POINTS + 1, {})):
         with pytest.raises(FileFormatError, match="must belong to this fit, it was written with other samples or settings; remove it"):
             Training(_square, _starts([0.0, 0.0]), points, checkpoint=path, **settings)
+    with pytest.raises(FileFormatError, match="must belong to this fit"):
+        Training(_square, _starts([0.0, 0.0], [1.0, 1.0]), POINTS, checkpoint=path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(FileFormatError, match="must be a complete safetensors file"):
         Training(_square, _starts([0.0, 0.0]), POINTS, checkpoint=path)
