@@ -7,6 +7,14 @@ For S = θ·φ(x) Hyvärinen's objective E[½ ∇Sᵀ M ∇S + tr(M ∇²S)] nee
 (A. Hyvärinen, J. Mach. Learn. Res. 6, 695 (2005)); the last is the sandwich covariance. M is a metric on gradients: the data
 covariance makes the estimate equivariant under every affine map, the unit matrix is Hyvärinen's own choice; both are consistent.
 
+The plain estimate is biased by about (number of couplings)/N of its size, which averages over symmetries notice long before single
+entries do. Expanding θ̂ = −(G + δG)^{-1}(b + δb) one order further, with g_s, ψ_s the terms of sample s,
+
+    E θ̂ − θ = (1/N) G^{-1} E[g_s G^{-1} ψ_s],
+
+which is subtracted. Residuals ψ_s at θ̂ are smaller than at θ by their leverage; ψ_s + ½ g_s G^{-1} ψ_s/N in V puts that right to the
+same order (J. MacKinnon, H. White, J. Econometrics 29, 305 (1985), there called HC2).
+
 The samples are whitened (M = Σ̂) or only shifted and scaled (M = 1), φ are normalized Hermite products (`fieldtheory.hermite`), and
 the result is transformed back exactly, to powers of x around the mean of the samples. Since ∂_i φ_α is a single feature of
 lower degree, one product FᵀF of the features of degree ≤ K − 1 holds all of Ĝ.
@@ -86,7 +94,8 @@ class Estimate:
         return replace(self, action=self.action.recenter(at), roots=roots)
 
 
-def estimate(samples, order: int, method: str = "score_matching", metric: str = "covariance") -> Estimate:
+def estimate(samples, order: int, method: str = "score_matching", metric: str = "covariance",
+             bias_correction: bool = True) -> Estimate:
     """Estimate the couplings of the theory that samples came from.
 
     Parameters
@@ -99,6 +108,9 @@ def estimate(samples, order: int, method: str = "score_matching", metric: str = 
         The second is score matching of order 2, A^(2) = −½ Σ̂^{-1}.
     metric : {"covariance", "euclidean"}
         M, see the module.
+    bias_correction : bool
+        Remove the bias of order 1/N and let standard errors count the leverage of each sample; without it this is Hyvärinen's
+        estimator with the plain sandwich covariance.
 
     Returns
     -------
@@ -128,7 +140,7 @@ def estimate(samples, order: int, method: str = "score_matching", metric: str = 
                          f"{order}; lower the order or add samples.")
     mean, root = x.mean(axis=0), _frame(x, metric)
     w = scipy.linalg.solve_triangular(root, (x - mean).T, lower=True).T
-    theta, theta_root = _score_matching(w, order)
+    theta, theta_root = _score_matching(w, order, bias_correction)
     return _in_data_coordinates(theta, theta_root, mean, root, order, len(x), columns, metric)
 
 
@@ -144,7 +156,7 @@ def _frame(x: np.ndarray, metric: str) -> np.ndarray:
     return np.linalg.cholesky(covariance)
 
 
-def _score_matching(w: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+def _score_matching(w: np.ndarray, order: int, bias_correction: bool) -> tuple[np.ndarray, np.ndarray]:
     """θ̂ of the features of degree 1 … order, and a root of its covariance."""
     D = hermite.derivatives(w.shape[1], order)
     moments, mean = _feature_moments(w, order - 1)
@@ -156,9 +168,10 @@ def _score_matching(w: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"samples must determine the couplings up to order {order}, the equations for them are singular; lower the "
                          "order, or check for columns with few distinct values.") from None
     theta = -scipy.linalg.cho_solve(factor, (laplacian @ mean)[1:])
-    V = _score_covariance(w, theta, D, laplacian, order)
+    V, push = _influences(w, theta, D, laplacian, order, factor if bias_correction else None)
     values, vectors = np.linalg.eigh(V)
-    return theta, scipy.linalg.cho_solve(factor, vectors * np.sqrt(np.maximum(values, 0) / len(w)))
+    root = scipy.linalg.cho_solve(factor, vectors * np.sqrt(np.maximum(values, 0) / len(w)))
+    return theta - scipy.linalg.cho_solve(factor, push) / len(w), root
 
 
 def _feature_moments(w: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,17 +196,28 @@ def _laplacian(n_dim: int, order: int):
     return total
 
 
-def _score_covariance(w: np.ndarray, theta: np.ndarray, D: list, laplacian, order: int) -> np.ndarray:
-    """V = Ê[ψψᵀ], ψ = ∇φ (∇φ·θ) + Δφ, whose mean vanishes at θ̂."""
+def _influences(w: np.ndarray, theta: np.ndarray, D: list, laplacian, order: int, factor) -> tuple[np.ndarray, np.ndarray]:
+    """V = Ê[ψψᵀ], ψ = ∇φ (∇φ·θ) + Δφ, and Ê[g G^{-1} ψ].
+
+    With the factor of G, ψ counts its leverage g G^{-1} ψ/N; without, the second result is zero.
+    """
     full = np.concatenate([[0.0], theta])
-    V = np.zeros((theta.size, theta.size))
+    V, push = np.zeros((theta.size, theta.size)), np.zeros(theta.size)
     for start in range(0, len(w), _CHUNK):
-        F = hermite.features(w[start : start + _CHUNK], order - 1)
-        psi = laplacian @ F.T
-        for d in D:
-            psi += d @ (F * (F @ (d.T @ full))[:, None]).T
-        V += psi[1:] @ psi[1:].T
-    return V / len(w)
+        F = np.ascontiguousarray(hermite.features(w[start : start + _CHUNK], order - 1).T)
+        psi = (laplacian @ F + _gradient_outer(F, D, full[:, None]))[1:]
+        if factor is not None:
+            solved = np.vstack([np.zeros((1, F.shape[1])), scipy.linalg.cho_solve(factor, psi)])
+            leverage = _gradient_outer(F, D, solved)[1:]
+            push += leverage.sum(axis=1)
+            psi = psi + 0.5 * leverage / len(w)
+        V += psi @ psi.T
+    return V / len(w), push / len(w)
+
+
+def _gradient_outer(F: np.ndarray, D: list, vectors: np.ndarray) -> np.ndarray:
+    """∇φ_s (∇φ_s·v_s) by sample, shape (n_features, n), for v of shape (n_features, n) or (n_features, 1): ∂_i φ = D_i F."""
+    return sum(d @ (F * np.einsum("fs,fs->s", F, np.broadcast_to(d.T @ vectors, F.shape))) for d in D)
 
 
 def _in_data_coordinates(theta, theta_root, mean, L, order, n_samples, columns, metric) -> Estimate:
