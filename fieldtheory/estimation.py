@@ -149,8 +149,8 @@ def _frame(x: np.ndarray, metric: str) -> np.ndarray:
     covariance = np.atleast_2d(np.cov(x, rowvar=False, bias=True))
     if metric == "euclidean":
         return np.sqrt(np.trace(covariance) / len(covariance)) * np.eye(len(covariance))
-    values = np.linalg.eigvalsh(covariance)
-    if values[0] <= 1e-13 * values[-1]:
+    scale = np.sqrt(np.diag(covariance))
+    if np.linalg.eigvalsh(covariance / np.outer(scale, scale))[0] <= 1e-13:
         raise InputError("columns of samples must not be linearly dependent, their covariance is singular to rounding; leave out "
                          "the dependent ones or project on principal components.")
     return np.linalg.cholesky(covariance)

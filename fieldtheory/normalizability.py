@@ -18,6 +18,7 @@ import numpy as np
 from . import _kernels
 from .action import Action
 from .errors import NotNormalizableError
+from .tensors import SymmetricTensor
 
 _STARTS = 64
 _STEPS = 60
@@ -62,28 +63,43 @@ def require_normalizable(action: Action) -> None:
 
 
 def _gaussian(action: Action) -> Normalizability:
-    values = np.linalg.eigvalsh(-2 * action._powers[2].dense())
-    if values[0] > 1e-12 * abs(values[-1]):
+    precision = -2 * action._powers[2].dense()
+    diagonal = np.diag(precision)
+    if diagonal.min() > 0:  # in units of each variable, so that the verdict does not depend on scales
+        precision = precision / np.sqrt(np.outer(diagonal, diagonal))
+    values = np.linalg.eigvalsh(precision)
+    if diagonal.min() > 0 and values[0] > 1e-12:
         return Normalizability(True, "exact", "the action is a normalizable Gaussian.")
-    return Normalizability(False, "exact", f"−A^(2) must be positive definite, the smallest eigenvalue of −2 A^(2) is "
-                                           f"{values[0]:.3g}.")
+    return Normalizability(False, "exact", f"−A^(2) must be positive definite, the smallest eigenvalue of −2 A^(2), each "
+                                           f"variable in its own unit, is {values[0]:.3g}.")
 
 
 def _leading_form(action: Action, order: int) -> Normalizability:
-    form = _kernels.fibers({order: action._powers[order]})
-    directions, values = _maximize_on_sphere(form, order, action.n_dim)
+    unit = _units(action._powers[order])
+    form = _kernels.fibers({order: _rescaled(action._powers[order], unit)})
+    directions, values = _maximize_on_sphere(form, action.n_dim)
     scale = np.abs(values).max()
     if values.max() > _ZERO * scale:
-        worst = ", ".join(f"{v:.2g}" for v in directions[:, values.argmax()][:6]) + (", …" if action.n_dim > 6 else "")
+        worst = ", ".join(f"{v:.2g}" for v in (unit * directions[:, values.argmax()])[:6]) + (", …" if action.n_dim > 6 else "")
         return Normalizability(False, "exact", f"the leading order {order} is positive along the direction ({worst}).")
     flat = directions[:, values > -_ZERO * scale]
-    if any(not _falls_along(action, v, order) for v in flat.T):
+    if any(not _falls_along(action, unit * v, order) for v in flat.T):
         return Normalizability(False, "exact", f"the leading order {order} vanishes in a direction where lower orders do not fall.")
     return Normalizability(True, "sampled", f"the leading order {order} is negative along all directions that were driven towards "
                                             "its maximum.")
 
 
-def _maximize_on_sphere(form: _kernels.Fibers, order: int, n_dim: int) -> tuple[np.ndarray, np.ndarray]:
+def _units(T: SymmetricTensor) -> np.ndarray:
+    """|T_{i…i}|^{-1/k}, so that the verdict does not depend on scales; 1 where that entry vanishes."""
+    pure = np.abs([T[(i,) * T.order] for i in range(T.n_dim)])
+    return np.where(pure > 0, np.where(pure > 0, pure, 1.0) ** (-1 / T.order), 1.0)
+
+
+def _rescaled(T: SymmetricTensor, unit: np.ndarray) -> SymmetricTensor:
+    return SymmetricTensor.from_packed(T.packed * unit[T.indices].prod(axis=1), T.n_dim, T.order)
+
+
+def _maximize_on_sphere(form: _kernels.Fibers, n_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Projected ascent of the form from random and coordinate directions; (n_dim, n) directions and their values."""
     rng = np.random.default_rng(0)
     v = np.concatenate([np.eye(n_dim)[:, : min(n_dim, _STARTS)], rng.normal(size=(n_dim, _STARTS))], axis=1)
@@ -113,6 +129,6 @@ def _falls_along(action: Action, v: np.ndarray, order: int) -> bool:
         T = action._powers.get(k)
         if T is not None and T.packed.any():
             value = float(_form(_kernels.fibers({k: T}), v[:, None])[0][0])
-            if abs(value) > _ZERO * T.norm():
+            if abs(value) > _ZERO * T.norm() * np.linalg.norm(v) ** k:
                 return k % 2 == 0 and value < 0
     return False

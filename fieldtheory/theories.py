@@ -52,7 +52,9 @@ def lattice(shape) -> nx.Graph:
         Sites along each axis, such as (8, 8).
     """
     shape = tuple(as_count(n, "sites along an axis") for n in np.atleast_1d(shape).tolist())
-    return nx.grid_graph(shape[::-1], periodic=True)
+    graph = nx.grid_graph(shape[::-1], periodic=True)
+    graph.remove_edges_from(list(nx.selfloop_edges(graph)))  # an axis of length 1 closes on itself
+    return graph
 
 
 def phi4(graph: nx.Graph, mass_squared: float, coupling: float, hopping: float = 1.0) -> Action:

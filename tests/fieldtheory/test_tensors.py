@@ -1,0 +1,124 @@
+"""Symmetric tensors: packing order, norms and contractions against dense arrays and published packing ranks."""
+
+import json
+import pathlib
+from itertools import permutations
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fieldtheory import SymmetricTensor
+from fieldtheory.errors import InputError
+from fieldtheory.tensors import colex_indices, colex_rank, contraction_matrix, leg_matrix, packed_size, symmetrize
+
+REFERENCE = json.loads((pathlib.Path(__file__).parents[1] / "data/action.json").read_text())
+shapes = st.tuples(st.integers(1, 5), st.integers(1, 4))
+
+
+def random_tensor(n_dim, order, seed=0):
+    return SymmetricTensor.from_packed(np.random.default_rng(seed).normal(size=packed_size(n_dim, order)), n_dim, order)
+
+
+@given(shapes)
+def test_packing_is_a_bijection_that_does_not_depend_on_n_dim(shape):
+    n_dim, order = shape
+    indices = colex_indices(n_dim, order)
+    np.testing.assert_array_equal(colex_rank(indices), np.arange(comb(n_dim + order - 1, order)))
+    np.testing.assert_array_equal(colex_indices(n_dim + 1, order)[: len(indices)], indices)
+    assert np.all(np.diff(indices, axis=1) >= 0)
+
+
+def test_packing_order_against_reference():
+    np.testing.assert_array_equal(colex_indices(3, 3), REFERENCE["packing_order_d3_k3"])
+
+
+@given(shapes, st.integers(0, 99))
+def test_dense_round_trip_is_exact_and_symmetric(shape, seed):
+    T = random_tensor(*shape, seed)
+    full = T.dense()
+    for p in permutations(range(T.order)):
+        np.testing.assert_array_equal(full.transpose(p), full)
+    np.testing.assert_array_equal(SymmetricTensor.from_dense(full).packed, T.packed)
+    assert T.multiplicity.sum() == T.n_dim**T.order
+
+
+@given(shapes, st.integers(0, 99))
+def test_norm_and_inner_product_are_those_of_the_full_tensor(shape, seed):
+    S, T = random_tensor(*shape, seed), random_tensor(*shape, seed + 1)
+    np.testing.assert_allclose(S.inner(T), np.sum(S.dense() * T.dense()), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(T.norm(), np.linalg.norm(T.dense()), rtol=1e-12)
+
+
+@given(shapes, st.integers(0, 99))
+@settings(deadline=None)
+def test_norm_is_invariant_under_rotations_and_the_metric_makes_it_so_under_all_maps(shape, seed):
+    T, rng = random_tensor(*shape, seed), np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.normal(size=(T.n_dim, T.n_dim)))
+    np.testing.assert_allclose(T.transform(Q).norm(), T.norm(), rtol=1e-10)
+    M = rng.normal(size=(T.n_dim, T.n_dim)) + 3 * np.eye(T.n_dim)
+    inverse = np.linalg.inv(M)
+    np.testing.assert_allclose(T.transform(M).norm(metric=inverse @ inverse.T), T.norm(), rtol=1e-8)
+
+
+@pytest.mark.parametrize(("order", "lower"), [(1, 1), (2, 1), (3, 1), (3, 2), (4, 2), (4, 4)])
+def test_contraction_against_dense(order, lower):
+    T, B = random_tensor(4, order), random_tensor(4, lower, 1)
+    expected = np.tensordot(T.dense(), B.dense(), axes=(range(order - lower, order), range(lower)))
+    result = T.contract(B)
+    found = result.dense() if result.order else result.packed[0]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+@given(shapes, st.integers(1, 4))
+@settings(deadline=None)
+def test_matrices_on_packed_entries_are_the_maps_they_stand_for(shape, n_new):
+    T, rng = random_tensor(*shape), np.random.default_rng(3)
+    M, c = rng.normal(size=(T.n_dim, n_new)), rng.normal(size=T.n_dim)
+    np.testing.assert_allclose(leg_matrix(M, T.order) @ T.packed, T.transform(M).packed, atol=1e-12)
+    vector = SymmetricTensor.from_packed(c, T.n_dim, 1)
+    np.testing.assert_allclose(contraction_matrix(c, T.order) @ T.packed, T.contract(vector).packed, atol=1e-12)
+
+
+def test_symmetrized_averages_over_permutations():
+    full = np.random.default_rng(0).normal(size=(3, 3, 3))
+    np.testing.assert_allclose(SymmetricTensor.symmetrized(full, 3).dense(), symmetrize(full), atol=1e-15)
+
+
+def test_entries_in_any_order():
+    T = SymmetricTensor.from_entries([(2, 0, 1), (1, 1, 0)], [5.0, 7.0], n_dim=3)
+    assert T[0, 1, 2] == T[1, 2, 0] == 5.0 and T[1, 0, 1] == 7.0 and T[0, 0, 0] == 0.0
+    assert np.count_nonzero(T.packed) == 2
+
+
+def test_algebra():
+    S, T = random_tensor(3, 2), random_tensor(3, 2, 1)
+    np.testing.assert_allclose((S - 2 * T).packed, S.packed - 2 * T.packed, atol=1e-15)
+    with pytest.raises(ValueError, match="read-only"):
+        S.packed[0] = 1
+
+
+REFUSED = {
+    "asymmetric": (lambda: SymmetricTensor.from_dense([[0, 1.0], [2, 0]]), "order 2 must be symmetric; its largest asymmetry is 1.0"),
+    "ragged shape": (lambda: SymmetricTensor.from_dense(np.ones((2, 3))), r"shape \(n_dim,\)\*order"),
+    "not finite": (lambda: SymmetricTensor.from_dense([np.nan, 1]), "must be finite"),
+    "complex": (lambda: SymmetricTensor.from_dense([1j, 1]), "must be real"),
+    "count": (lambda: SymmetricTensor.from_packed(np.ones(5), 2, 2), "must have 3 unique entries"),
+    "n_dim": (lambda: SymmetricTensor.from_packed(np.ones(5), 0, 2), "n_dim must be a whole number of at least 1"),
+    "twice": (lambda: SymmetricTensor.from_entries([(0, 1), (1, 0)], [1, 2], 2), "name each entry once"),
+    "range": (lambda: SymmetricTensor.from_entries([(0, 3)], [1], 2), "must lie in 0 … 1"),
+    "values": (lambda: SymmetricTensor.from_entries([(0, 1)], [1, 2], 2), "one number per index tuple"),
+    "index": (lambda: random_tensor(2, 2)[0, 5], "named by 2 indices in 0 … 1"),
+    "sizes": (lambda: random_tensor(2, 2) + random_tensor(3, 2), "must agree in n_dim and order"),
+    "memory": (lambda: SymmetricTensor.zeros(5000, 4), "and take .* GB"),
+    "dense memory": (lambda: SymmetricTensor.zeros(15, 8).dense(), "takes 21 GB"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals(case):
+    request, message = REFUSED[case]
+    with pytest.raises(InputError, match=message):
+        request()
