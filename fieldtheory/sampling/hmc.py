@@ -4,7 +4,7 @@ The density exp S(x) is extended by momenta p ~ N(0, M); the Hamiltonian H = −
 size ε and the end point is accepted with probability min(1, exp(−ΔH)) (S. Duane et al., Phys. Lett. B 195, 216 (1987)). Chains are
 lanes of one array, so that a trajectory of all of them is one compiled call.
 
-Warm-up has three stages. With a diagonal mass from the curvature at the base point the chains find the bulk; their draws, pooled,
+Warm-up has three stages. With a diagonal mass from how far S reaches along each variable the chains find the bulk; their draws, pooled,
 give the mass; the step is adapted once more. ε follows the pooled acceptance by dual averaging (M. Hoffman, A. Gelman, JMLR 15,
 1593 (2014)). The mass is dense where the variables are correlated and few enough to tell, else diagonal. The path is a quarter
 period of the slowest mode, jittered, because a fixed length resonates.
@@ -65,9 +65,8 @@ class HMC:
         return draws.transpose(2, 0, 1) + self.action.at
 
     def _start(self) -> None:
-        """Overdispersed around the base point, by the curvature there."""
-        curvature = np.abs(np.diag(self.action.hessian(self.action.at)))
-        scale = np.where(curvature > 1e-12 * curvature.max(initial=1e-300), curvature, 1.0) ** -0.5
+        """Overdispersed around the base point."""
+        scale = _reach(self.action)
         self._set_mass(np.diag(scale**2), dense=False)
         self.u = 2 * scale[:, None] * self.rng.normal(size=(self.action.n_dim, self.n_chains))
         self.value, self.score = np.zeros(self.n_chains), np.empty_like(self.u)
@@ -149,3 +148,12 @@ class HMC:
     def acceptance(self) -> float:
         """Mean acceptance probability since warm-up."""
         return self._accepted / max(1, self._iterations)
+
+
+def _reach(action: Action) -> np.ndarray:
+    """How far along each variable S changes by half a nat: its standard deviation for a Gaussian, to a factor of 2."""
+    steps = 2.0 ** np.arange(-120, 121)
+    points = action.at + steps[:, None, None] * np.eye(action.n_dim)
+    with np.errstate(over="ignore", invalid="ignore"):
+        far = np.abs(action(points) - action(action.at)) >= 0.5
+    return steps[np.where(far.any(axis=0), far.argmax(axis=0), 120)]
