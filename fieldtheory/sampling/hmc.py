@@ -4,8 +4,8 @@ The density exp S(x) is extended by momenta p ~ N(0, M); the Hamiltonian H = −
 size ε and the end point is accepted with probability min(1, exp(−ΔH)) (S. Duane et al., Phys. Lett. B 195, 216 (1987)). Chains are
 lanes of one array, so that a trajectory of all of them is one compiled call.
 
-Warm-up has three stages. With a diagonal mass from how far S reaches along each variable the chains find the bulk; their draws, pooled,
-give the mass; the step is adapted once more. ε follows the pooled acceptance by dual averaging (M. Hoffman, A. Gelman, JMLR 15,
+Warm-up has three stages. With a diagonal mass from how far S reaches along each variable the chains find the bulk; their draws,
+pooled, give the mass; the step is adapted once more. ε follows the pooled acceptance by dual averaging (M. Hoffman, A. Gelman, JMLR 15,
 1593 (2014)). The mass is dense where the variables are correlated and few enough to tell, else diagonal. The path is a quarter
 period of the slowest mode, jittered, because a fixed length resonates.
 """
@@ -20,6 +20,7 @@ from ..action import Action
 _TARGET = 0.8  # acceptance
 _STAGES = (150, 350, 150)  # iterations: find the bulk, measure the mass, settle the step
 _LONGEST = 200  # leapfrog steps
+_TRIAL, _ATTEMPTS = 100, 12  # iterations of a trial of the step, and how often it may be shortened
 _DIVERGENT = 1000.0  # nats of energy error
 _DENSE_ABOVE = 4.0  # condition number of the correlations that pays for a dense mass
 _JITTER = (0.6, 1.4)
@@ -81,7 +82,18 @@ class HMC:
         pooled = draws.transpose(1, 0, 2).reshape(self.action.n_dim, -1)
         self._adapt_mass(pooled)
         self._adapt_step(settle)
+        self._shorten_until_stable()
         self._reset_counts()
+
+    def _shorten_until_stable(self) -> None:
+        """A step that suits the bulk may be too long for steep tails: shorten it until no trajectory runs away."""
+        for _ in range(_ATTEMPTS):
+            self._reset_counts()
+            for _ in range(_TRIAL):
+                self._iterate()
+            if self.n_divergent == 0:
+                break
+            self.step_size *= 0.8
 
     def _adapt_step(self, n_iterations: int) -> np.ndarray:
         """Dual averaging of ln ε towards the target acceptance; returns the states on the way."""
