@@ -23,6 +23,7 @@ _AIM = 0.96  # aimed at from a short pilot, whose estimate scatters
 _PILOT = 400
 _LONGEST_INTERVAL = 128
 _RHAT = 1.05
+_DIVERGENT_SHARE = 1e-3
 
 
 def sample(action: Action, n_samples: int, seed: int = 0, n_chains: int = 4) -> np.ndarray:
@@ -52,7 +53,8 @@ def sample(action: Action, n_samples: int, seed: int = 0, n_chains: int = 4) -> 
     Warns
     -----
     ConvergenceWarning
-        The effective sample size stayed below 0.9 n_samples, chains disagree (R̂ > 1.05), or trajectories diverged.
+        The effective sample size stayed below 0.9 n_samples, chains disagree (R̂ > 1.05), or more than one trajectory in a
+        thousand diverged.
     """
     n_samples, chains = as_count(n_samples, "n_samples"), _chains(action, n_chains, seed)
     n_draws = -(-n_samples // n_chains)
@@ -127,6 +129,6 @@ def _warn_if_doubtful(draws: np.ndarray | None, pilot: np.ndarray, interval: int
     if worth < _WORTH:
         warnings.warn(f"samples should be independent, the effective sample size is about {worth * n_samples:.0f} of {n_samples}.",
                       ConvergenceWarning, stacklevel=3)
-    if chains.n_divergent:
-        warnings.warn(f"trajectories should conserve energy, {chains.n_divergent} diverged; the action is steep somewhere.",
-                      ConvergenceWarning, stacklevel=3)
+    if chains.n_divergent > _DIVERGENT_SHARE * chains.n_trajectories:
+        warnings.warn(f"trajectories should conserve energy, {chains.n_divergent} of {chains.n_trajectories} diverged; the action is "
+                      "steep somewhere.", ConvergenceWarning, stacklevel=3)

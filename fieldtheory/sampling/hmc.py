@@ -157,6 +157,11 @@ class HMC:
         self._iterations, self._accepted, self.n_divergent, self.n_gradients = 0, 0.0, 0, 0
 
     @property
+    def n_trajectories(self) -> int:
+        """Trajectories since warm-up, all chains."""
+        return self._iterations * self.n_chains
+
+    @property
     def acceptance(self) -> float:
         """Mean acceptance probability since warm-up."""
         return self._accepted / max(1, self._iterations)
