@@ -73,11 +73,20 @@ def as_covariance(covariance, name: str = "covariance") -> np.ndarray:
     if asymmetry > 1e-10 * np.abs(array).max():
         raise InputError(f"{name} must be symmetric, its largest asymmetry is {asymmetry:.1e}; use (C + C.T) / 2 if that is "
                          "rounding.")
-    smallest = np.linalg.eigvalsh(array)[0]
+    smallest = _smallest_eigenvalue(array)
     if smallest <= 0:
-        raise InputError(f"{name} must be positive definite, its smallest eigenvalue is {smallest:.3g}; leave out constant or "
-                         "dependent variables.")
+        raise InputError(f"{name} must be positive definite, its smallest eigenvalue is {smallest:.3g} in units of its diagonal; "
+                         "leave out constant or dependent variables.")
     return 0.5 * (array + array.T)
+
+
+def _smallest_eigenvalue(array: np.ndarray) -> float:
+    """Of the matrix scaled to a unit diagonal, so that the units of the variables do not matter; of the diagonal if not positive."""
+    diagonal = np.diag(array)
+    if diagonal.min() <= 0:
+        return float(diagonal.min())
+    scale = np.sqrt(diagonal)
+    return float(np.linalg.eigvalsh(array / scale[:, None] / scale)[0])
 
 
 def as_count(value, name: str, minimum: int = 1) -> int:
@@ -89,6 +98,8 @@ def as_count(value, name: str, minimum: int = 1) -> int:
 
 
 def _as_real(values, name: str) -> np.ndarray:
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.astype(np.float64).filled(np.nan)  # asarray would bring back what the mask hides
     try:
         array = np.asarray(values)
     except ValueError:

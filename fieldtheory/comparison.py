@@ -102,7 +102,7 @@ def compare(learned: Action | Estimate, true: Action | Estimate, samples=None, s
     if _action(learned).n_dim != true.n_dim:
         raise InputError(f"actions must have the same n_dim, got {_action(learned).n_dim} and {true.n_dim}.")
     learned, errors, true, note = _common_gauge(learned, dict(standard_error or {}), true)
-    metric = None if samples is None else np.atleast_2d(np.cov(as_samples(samples), rowvar=False))
+    metric = None if samples is None else _metric(samples, true.n_dim)
     orders = range(1, max(learned.order, true.order) + 1)
     pairs = {k: (_coupling(learned, k), _coupling(true, k)) for k in orders}
     norms = {k: (a.norm(metric), b.norm(metric), (a - b).norm(metric)) for k, (a, b) in pairs.items()}
@@ -119,6 +119,13 @@ def compare(learned: Action | Estimate, true: Action | Estimate, samples=None, s
     )
 
 
+def _metric(samples, n_dim: int) -> np.ndarray:
+    samples = as_samples(samples)
+    if samples.shape[1] != n_dim:
+        raise InputError(f"samples must have the {n_dim} columns of the actions, got shape {samples.shape}.")
+    return np.atleast_2d(np.cov(samples, rowvar=False))
+
+
 def _action(either: Action | Estimate) -> Action:
     return either.action if isinstance(either, Estimate) else either
 
@@ -129,7 +136,8 @@ def _common_gauge(learned, errors: dict, true: Action):
     if isinstance(learned, Estimate) and true.gauge in ("exact", "taylor"):
         learned, at = learned.recenter(true.at), true.at
         cut = learned.action if true.gauge == "exact" else learned.action.truncate(true.order)
-        return cut, learned.standard_error, true, f"Both at the base point of the true action, |at| = {np.linalg.norm(at):.3g}."
+        kept = {k: error for k, error in learned.standard_error.items() if k <= cut.order}
+        return cut, kept, true, f"Both at the base point of the true action, |at| = {np.linalg.norm(at):.3g}."
     if true.gauge == "exact" and target.gauge != "exact":
         return target, errors, *_bring(true, target, "true")
     if target.gauge == "exact" and true.gauge != "exact":

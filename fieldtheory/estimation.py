@@ -35,7 +35,7 @@ from .action import Action
 from .arrays import Columns, as_count, as_samples, as_vector
 from .errors import InputError, RegimeWarning
 from .normalizability import Normalizability, normalizability
-from .tensors import SymmetricTensor, colex_rank, contraction_matrix, leg_matrix, packed_size
+from .tensors import SymmetricTensor, contraction_matrix, leg_matrix, packed_size
 
 _CHUNK = 4096
 _METHODS = ("score_matching", "inverse_covariance")
@@ -74,13 +74,21 @@ class Estimate:
 
     def covariance(self, indices: Sequence[tuple]) -> np.ndarray:
         """Covariance between named entries, such as ``[(0, 0), (0, 1, 1)]``; shape (n_entries, n_entries)."""
-        rows = np.array([self.roots[len(index)][colex_rank(np.sort(np.array(index, dtype=np.intp)))] for index in indices])
+        rows = np.array([self._root(len(index))[self.action.couplings[len(index)].rank(index)] for index in indices])
         return rows @ rows.T
 
     def combination(self, order: int, weights: np.ndarray) -> tuple[float, float]:
         """Value and standard error of Σ_r weights_r A^(order)_r over unique entries."""
-        weights = np.asarray(weights, dtype=np.float64)
-        return float(weights @ self.action.couplings[order].packed), float(np.linalg.norm(weights @ self.roots[order]))
+        root, weights = self._root(order), np.asarray(weights, dtype=np.float64)
+        if weights.shape != root.shape[:1]:
+            raise InputError(f"weights must be one number per unique entry of order {order}, {len(root)} in all, got shape "
+                             f"{weights.shape}.")
+        return float(weights @ self.action.couplings[order].packed), float(np.linalg.norm(weights @ root))
+
+    def _root(self, order: int) -> np.ndarray:
+        if order not in self.roots:
+            raise InputError(f"order must be one that was estimated, 1 … {max(self.roots)}, got {order!r}.")
+        return self.roots[order]
 
     def recenter(self, at) -> Estimate:
         """The same estimate with couplings, and their errors, at another base point."""

@@ -71,7 +71,7 @@ def write(path, kind: str, arrays: dict[str, np.ndarray], header: dict) -> Path:
 
     metadata = {_KEY: json.dumps({"kind": kind, "format": FORMAT, **header}, allow_nan=False)}
     with atomic(path) as temporary:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=metadata)
+        save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, temporary, metadata=metadata)
     return Path(path)
 
 
@@ -91,7 +91,7 @@ def read(path, kind: str) -> tuple[dict[str, np.ndarray], dict]:
     try:
         header = json.loads(metadata[_KEY])
         found, version = header["kind"], header["format"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise FileFormatError(f"{path} must carry a fieldtheory header, it has none; another program wrote it.") from None
     if version != FORMAT:
         raise FileFormatError(f"{path} must be of format {FORMAT}, it is of format {version!r}; update fieldtheory to read it.")

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
-from math import comb, factorial
+from math import comb, factorial, log10
 
 import numpy as np
 
@@ -29,10 +29,12 @@ _LARGEST_BYTES = 8e9
 
 def packed_size(n_dim: int, order: int) -> int:
     """Number of unique entries, C(n_dim + order − 1, order); `InputError` where they would exceed 8 GB."""
-    size = comb(n_dim + order - 1, order)
+    fewer = min(n_dim - 1, order)
+    size = comb(n_dim + order - 1, order) if fewer < 64 else 2**64  # a lower bound, without endless products
     if 8 * size > _LARGEST_BYTES:
-        raise InputError(f"couplings must fit in memory; those of order {order} in {n_dim} variables have {size:.2g} unique "
-                         f"entries and take {8e-9 * size:.0f} GB. Lower the order or the number of variables.")
+        raise InputError(f"couplings must fit in memory; those of order {order} in {n_dim} variables have more than "
+                         f"10^{int((size.bit_length() - 1) * log10(2))} unique entries and take more than 8 GB. Lower the order or "
+                         "the number of variables.")
     return size
 
 
@@ -77,6 +79,14 @@ def symmetrize(array) -> np.ndarray:
     array = np.asarray(array, dtype=np.float64)
     axes = list(permutations(range(array.ndim)))
     return sum(array.transpose(p) for p in axes) / len(axes)
+
+
+def _as_indices(indices) -> np.ndarray:
+    """Whole numbers as they are; numpy would cut 0.7 to 0 unasked."""
+    array = _as_real(indices, "indices")
+    if not np.array_equal(array, np.floor(array)):
+        raise InputError(f"indices must be whole numbers, got {indices!r}.")
+    return array.astype(np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +143,7 @@ class SymmetricTensor:
         values : array_like, shape (n_entries,)
         """
         n_dim = as_count(n_dim, "n_dim")
-        indices = np.sort(np.atleast_2d(np.asarray(indices, dtype=np.intp)), axis=1)
+        indices = np.sort(np.atleast_2d(_as_indices(indices)), axis=1)
         values = np.atleast_1d(_as_real(values, "values"))
         if values.shape != indices.shape[:1]:
             raise InputError(f"values must be one number per index tuple, got {values.shape} for {len(indices)} tuples.")
@@ -193,6 +203,8 @@ class SymmetricTensor:
 
     def transform(self, matrix: np.ndarray) -> SymmetricTensor:
         """T[M, …, M], every leg contracted with the first axis of M of shape (n_dim, n_new)."""
+        if np.ndim(matrix) != 2 or len(matrix) != self.n_dim:
+            raise InputError(f"matrix must have shape ({self.n_dim}, n_new), got {np.shape(matrix)}.")
         if self.order == 0:
             return SymmetricTensor.from_packed(self.packed, matrix.shape[1], 0)
         full = self.dense()
@@ -203,6 +215,9 @@ class SymmetricTensor:
 
     def contract(self, other: SymmetricTensor) -> SymmetricTensor:
         """R_I = Σ_J T_{I∪J} B_J, contraction with a symmetric tensor B of lower or equal order."""
+        if other.n_dim != self.n_dim or other.order > self.order:
+            raise InputError(f"a tensor must be contracted with one of the same n_dim {self.n_dim} and of order at most "
+                             f"{self.order}, got n_dim {other.n_dim} and order {other.order}.")
         rest = colex_indices(self.n_dim, self.order - other.order)
         result = np.zeros(len(rest))
         for J, weight in zip(other.indices, other.packed * other.multiplicity):
@@ -212,6 +227,8 @@ class SymmetricTensor:
         return SymmetricTensor.from_packed(result, self.n_dim, self.order - other.order)
 
     def __add__(self, other: SymmetricTensor) -> SymmetricTensor:
+        if not isinstance(other, SymmetricTensor):
+            return NotImplemented
         self._require_like(other)
         return SymmetricTensor.from_packed(self.packed + other.packed, self.n_dim, self.order)
 
@@ -226,12 +243,16 @@ class SymmetricTensor:
     def __neg__(self) -> SymmetricTensor:
         return -1.0 * self
 
+    def rank(self, index) -> int:
+        """Position in `packed` of the entry at a full tuple of indices, in any order."""
+        index = np.sort(np.atleast_1d(_as_indices(index)))
+        if index.shape != (self.order,) or (index.size and not (index[0] >= 0 and index[-1] < self.n_dim)):
+            raise InputError(f"an entry must be named by {self.order} indices in 0 … {self.n_dim - 1}, got {index.tolist()}.")
+        return int(colex_rank(index))
+
     def __getitem__(self, index) -> float:
         """The entry at a full tuple of indices, in any order."""
-        index = np.sort(np.atleast_1d(np.asarray(index, dtype=np.intp)))
-        if index.size != self.order or (index.size and not (index[0] >= 0 and index[-1] < self.n_dim)):
-            raise InputError(f"an entry must be named by {self.order} indices in 0 … {self.n_dim - 1}, got {index.tolist()}.")
-        return float(self.packed[colex_rank(index)])
+        return float(self.packed[self.rank(index)])
 
     def __repr__(self) -> str:
         return f"SymmetricTensor(order={self.order}, n_dim={self.n_dim}, norm={self.norm():.4g})"

@@ -81,6 +81,12 @@ def test_an_estimate_brings_its_errors():
     assert "sampling noise" in found.table() and len(found.plot().axes) == 4
 
 
+def test_errors_of_orders_that_were_cut_are_cut_too():
+    S = ft.theories.random_interactions(2, {3: 0.1, 4: 0.05})
+    found = ft.compare(ft.estimate(np.random.default_rng(0).normal(size=(2000, 2)), 4), S.truncate(3))
+    assert set(found.z) == set(found.norm_error) == set(found.cosine) == {1, 2, 3}
+
+
 cut = ft.theories.random_interactions(2).truncate(3)
 elsewhere = ft.theories.random_interactions(2).recenter([1, 1]).truncate(3)
 REFUSED = {
@@ -89,6 +95,7 @@ REFUSED = {
     "n_dim": (lambda: ft.compare(cut, ft.theories.gaussian(np.eye(3))), InputError, "same n_dim, got 2 and 3"),
     "short projection": (lambda: ft.compare(ft.Action({2: -np.eye(2)}, gauge="projection"), ft.theories.random_interactions(2)),
                          InputError, "projection of order 2 must not be compared with an exact action of higher order 4"),
+    "samples": (lambda: ft.compare(cut, cut, samples=np.eye(3)), InputError, r"must have the 2 columns of the actions, got shape \(3, 3\)"),
     "permutations": (lambda: symmetries.orbits(3, 2, [[0, 0, 1]]), InputError, "each name the 3 variables once"),
     "degree 0": (lambda: compose({}, {0: np.ones(2)}, 2), InputError, "degree 0 vanishes"),
     "shape": (lambda: compose({}, {1: np.eye(2), 2: np.ones((2, 2))}, 2), InputError, "part of degree 2 must have shape"),

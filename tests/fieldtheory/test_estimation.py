@@ -161,6 +161,7 @@ def test_hermite_to_powers_is_the_same_function():
 
 
 good = np.random.default_rng(0).normal(size=(50, 2))
+fitted = ft.estimate(good, 2)
 REFUSED = {
     "nan": (lambda: ft.estimate([[1.0, np.nan], [0, 1]], 2), "samples must be finite, got 1 NaN"),
     "one row": (lambda: ft.estimate([[1.0, 2.0]], 2), "at least 2 rows"),
@@ -175,6 +176,9 @@ REFUSED = {
     "two values": (lambda: ft.estimate(np.sign(good), 3), "equations for them are singular"),
     "ragged": (lambda: ft.estimate([[1, 2], [3]], 2), "rows of different lengths"),
     "complex": (lambda: ft.estimate(good + 1j, 2), "must be real, got complex128"),
+    "entry": (lambda: fitted.covariance([(-1, 0)]), r"named by 2 indices in 0 … 1, got \[-1, 0\]"),
+    "order of an entry": (lambda: fitted.covariance([(0, 0, 1)]), "order must be one that was estimated, 1 … 2, got 3"),
+    "weights": (lambda: fitted.combination(2, [1, 2]), r"one number per unique entry of order 2, 3 in all, got shape \(2,\)"),
 }
 
 
