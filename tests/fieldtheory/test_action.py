@@ -160,6 +160,15 @@ def test_sums_and_multiples():
     np.testing.assert_allclose((-S)(x), -S(x))
 
 
+def test_an_action_does_not_change_with_the_arrays_it_was_made_of():
+    at, h = np.zeros(2), np.ones(2)
+    S = ft.Action({1: h}, at=at)
+    at[:], h[:] = 5, 5
+    assert S([1, 1]) == 2
+    with pytest.raises(ValueError, match="read-only"):
+        S.at[0] = 1
+
+
 def test_entries_vertices_and_truncation():
     S = random_action()
     assert S[2, 0, 1] == S.couplings[3].dense()[0, 1, 2] and S[()] == S.couplings[0].packed[0] and S[1] == S.couplings[1].packed[1]
@@ -224,6 +233,10 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         ft.files.write_text(tmp_path / "no" / "x", "new")
 
 
+def averaged_over(variance):
+    return random_action().normal_order(np.zeros(3), variance * np.eye(3))
+
+
 cut = random_action().truncate(2)
 REFUSED = {
     "not a mapping": (lambda: ft.Action([1]), InputError, "must be a mapping"),
@@ -240,6 +253,8 @@ REFUSED = {
     "singular": (lambda: random_action().pullback(np.ones((3, 3))), InputError, "must be invertible"),
     "add n_dim": (lambda: random_action() + random_action(2), InputError, "same n_dim, got 3 and 2"),
     "add gauges": (lambda: random_action() + cut, GaugeError, "must share their gauge, got exact and taylor"),
+    "add Gaussians": (lambda: averaged_over(1) + averaged_over(2), GaugeError, "must share the Gaussian they are averaged over"),
+    "add base points": (lambda: cut + random_action().recenter([1, 0, 0]).truncate(2), GaugeError, "base point, theirs differ by 1;"),
     "entry": (lambda: random_action()[0, 7], InputError, "indices in 0 … 2"),
 }
 

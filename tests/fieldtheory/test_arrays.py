@@ -43,6 +43,11 @@ def test_covariances_pass_whatever_the_units(n_dim, seed):
         as_covariance((C - (np.linalg.eigvalsh(C)[0] + 0.01) * np.eye(n_dim)) * np.outer(units, units))
 
 
+def test_rounding_is_symmetrized_away():
+    C = np.array([[1, 0.5], [0.5 + 1e-13, 1]])
+    np.testing.assert_array_equal(as_covariance(C), as_covariance(C).T)
+
+
 @given(st.integers(1, 2**40))
 def test_counts_are_whole_numbers_of_any_integer_type(value):
     assert as_count(value, "n") == as_count(np.int64(value), "n") == value

@@ -81,6 +81,19 @@ def test_an_estimate_brings_its_errors():
     assert "sampling noise" in found.table() and len(found.plot().axes) == 4
 
 
+@pytest.mark.parametrize("cut_at", [None, 3])
+def test_an_estimate_goes_to_the_base_point_of_the_truth(cut_at):
+    S, at = ft.theories.random_interactions(2, {3: 0.1, 4: 0.05}).recenter([3, -2]), np.array([3.0, -2])
+    S = S if cut_at is None else S.truncate(cut_at)
+    x = np.random.default_rng(0).normal(size=(2000, 2))
+    estimate = ft.estimate(x, 4)
+    found, moved = ft.compare(estimate, S), estimate.recenter(at)
+    np.testing.assert_array_equal(found.learned.at, at)
+    for k in (1, 2, 3):
+        error = (moved.action.couplings[k] - S.couplings[k]).packed / moved.standard_error[k].packed
+        np.testing.assert_allclose(found.z[k], error, rtol=1e-10)
+
+
 def test_errors_of_orders_that_were_cut_are_cut_too():
     S = ft.theories.random_interactions(2, {3: 0.1, 4: 0.05})
     found = ft.compare(ft.estimate(np.random.default_rng(0).normal(size=(2000, 2)), 4), S.truncate(3))

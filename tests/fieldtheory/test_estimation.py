@@ -26,10 +26,14 @@ def test_reference_in_the_euclidean_metric(case):
     np.testing.assert_allclose(variances * multiplicities**2, case["cov_diag"], rtol=1e-8)  # of the coefficients of x^α
 
 
-def test_plain_minimum_of_hyvarinens_objective():
-    """The objective itself, by monomials and least squares, without Hermite polynomials, packing or GEMM tricks."""
+@pytest.mark.parametrize("corrected", [False, True])
+def test_plain_minimum_of_hyvarinens_objective(corrected):
+    """The objective itself, by monomials and least squares, without Hermite polynomials, packing or GEMM tricks.
+
+    With it the sandwich covariance, and corrected: θ̂ − G^{-1} E[g G^{-1} ψ]/N and residuals ψ + ½ g G^{-1} ψ/N.
+    """
     x = np.random.default_rng(0).normal(size=(400, 2)) @ [[1, 0.4], [0, 0.8]]
-    found = ft.estimate(x, 3, metric="euclidean", bias_correction=False)
+    found = ft.estimate(x, 3, metric="euclidean", bias_correction=corrected)
     u, powers = x - x.mean(0), [(a, b) for a in range(4) for b in range(4) if 1 <= a + b <= 3]
 
     def gradient(a, b):
@@ -40,12 +44,20 @@ def test_plain_minimum_of_hyvarinens_objective():
         return first + b * (b - 1) * u[:, 0] ** a * u[:, 1] ** max(b - 2, 0)
 
     J = np.stack([gradient(*p) for p in powers], -1)
-    theta = -np.linalg.solve(np.einsum("nik,nil->kl", J, J), sum(np.stack([laplacian(*p) for p in powers], -1)))
-    for (a, b), coefficient in zip(powers, theta):
+    terms, laplacians = np.einsum("nik,nil->nkl", J, J), np.stack([laplacian(*p) for p in powers], -1)
+    inverse, N = np.linalg.inv(terms.mean(0)), len(x)
+    theta = -inverse @ laplacians.mean(0)
+    psi = terms @ theta + laplacians
+    pushed = (terms @ (psi @ inverse)[..., None])[..., 0]
+    if corrected:
+        theta, psi = theta - inverse @ pushed.mean(0) / N, psi + 0.5 * pushed / N
+    errors = np.sqrt(np.diag(inverse @ (psi.T @ psi / N) @ inverse) / N)
+    for (a, b), coefficient, error in zip(powers, theta, errors):
         T = found.action.couplings[a + b]
         index = (0,) * a + (1,) * b
         multiplicity = T.multiplicity[[tuple(i) for i in T.indices.tolist()].index(index)]
         np.testing.assert_allclose(T[index] * multiplicity, coefficient, rtol=1e-8)
+        np.testing.assert_allclose(found.standard_error[a + b][index] * multiplicity, error, rtol=1e-8)
 
 
 def test_order_2_is_the_inverse_covariance():

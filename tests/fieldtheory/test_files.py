@@ -156,12 +156,16 @@ def test_what_cannot_be_written_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere an open file cannot be replaced")
 def test_readers_never_see_half_a_file(tmp_path):
     path = files.write_text(tmp_path / "f", "old")
     with files.atomic(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old" and temporary.parent == path.parent
     assert path.read_text() == "new"
+    with path.open() as opened_before:
+        files.write_text(path, "newest")
+        assert opened_before.read() == "new"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are those of posix")
