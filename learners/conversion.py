@@ -21,7 +21,7 @@ from functools import singledispatch
 import numpy as np
 
 from fieldtheory import Action, SymmetricTensor, series
-from fieldtheory.arrays import as_count, as_covariance, as_samples, as_vector
+from fieldtheory.arrays import as_count, as_covariance, as_points, as_samples, as_vector
 from fieldtheory.errors import InputError
 from fieldtheory.normalizability import Normalizability, normalizability
 
@@ -99,6 +99,8 @@ def normal_ordered(learner: Learner, order: int, mean, covariance, n_points: int
     """
     centre, n_points = _base_point(learner, mean), as_count(n_points, "n_points", minimum=2)
     root = np.linalg.cholesky(as_covariance(covariance))
+    if len(root) != centre.size:
+        raise InputError(f"covariance must be that of the {centre.size} columns that vary, got shape {root.shape}.")
     shifts = np.random.default_rng(seed).normal(size=(n_points, centre.size)) @ root.T
     pairs = [[_convert(learner, order, learner.columns.restore(centre + sign * d)).couplings for sign in (1, -1)] for d in shifts]
     couplings, error = {}, {}
@@ -161,9 +163,9 @@ def _latent_couplings(z: np.ndarray, log_det: float) -> dict[int, SymmetricTenso
             2: SymmetricTensor.from_dense(-0.5 * np.eye(z.size))}
 
 
-def _degree(flow: QuadraticFlow) -> int:
-    """2^(L+1): each quadratic layer doubles the degree of the latent square."""
-    return 2 ** (1 + sum(isinstance(layer, QuadraticCouplingLayer) for layer in flow.layers))
+def _degree(learner: Learner) -> int:
+    """2^(L+1): each quadratic layer doubles the degree of the latent square; a linear diffusion has none."""
+    return 2 ** (1 + sum(isinstance(layer, QuadraticCouplingLayer) for layer in learner.modules()))
 
 
 def _mode(flow: QuadraticFlow) -> np.ndarray:
@@ -230,7 +232,7 @@ def certify(action: Action, learner: Learner, samples) -> Certificate:
     -------
     Certificate
     """
-    samples = as_samples(samples)
+    samples = as_points(as_samples(samples), learner.n_dim, "samples")
     x = learner.columns.drop(samples)
     log_p, score = learner.log_prob(samples), learner.score(samples)
     cuts = {k: action.truncate(k) for k in range(1, action.order + 1)}
