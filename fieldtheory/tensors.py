@@ -175,6 +175,11 @@ class SymmetricTensor:
         return colex_indices(self.n_dim, self.order)
 
     @property
+    def values(self) -> np.ndarray:
+        """The entries that `indices` names, shape (n_entries,)."""
+        return self.packed
+
+    @property
     def multiplicity(self) -> np.ndarray:
         """Positions of the full tensor that each entry stands for, shape (n_entries,)."""
         return multiplicity(self.indices)
