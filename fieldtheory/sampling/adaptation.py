@@ -1,0 +1,127 @@
+"""Warm-up: the frame in which the density looks like a unit Gaussian, and the longest step that is still accepted.
+
+In the frame x = μ + L y of the right mean and covariance every mode turns with frequency 1, and a quarter period makes an independent
+draw of a Gaussian. L is the Cholesky factor of the covariance (a *dense* mass Σ^{-1}) or the standard deviations alone (a *diagonal*
+one). The number of steps grows with √κ, κ the condition number of what the frame leaves: with the diagonal one that of the
+correlations, with the dense one that of the noise in an estimate from N draws,
+
+    κ_N = ((1 + r)/(1 − r))²,    r = √(n_dim/N)    (Marchenko–Pastur),
+
+but each step then costs two products with L. Modes out of step with each other cost another half of the draws. The mass is dense
+where that is cheaper. The path is a quarter period of the slowest mode.
+
+The step follows the mean acceptance probability of all chains by dual averaging (M. Hoffman, A. Gelman, JMLR 15, 1593 (2014)).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..action import Action
+from ._motion_kernel import Frame
+from .walkers import Draws, Motion
+
+QUARTER = 0.5 * np.pi
+_TARGET = 0.8  # acceptance
+_WINDOWS, _LONGEST_WINDOW = (25, 50, 100), 500  # iterations between estimates of the frame
+_POOLED = 100  # draws per variable that make an estimate good
+_SETTLE = 50  # iterations after the last estimate
+_TRIAL, _ATTEMPTS = 50, 16  # iterations of a trial of the step, and how often it may be shortened
+_LARGEST = 1024  # variables up to which correlations are looked at
+_KEPT = 2**24  # numbers of a window that are kept
+_ENTRY = 16.0  # multiply-adds of a matrix product that take as long as one entry of a coupling
+_OUT_OF_STEP = 1.5  # price of modes with several frequencies
+_DIAGONAL, _DENSE = (0.85, 0.4), (1.0, 0.1)  # path in quarter periods, jitter
+
+
+def first_guess(action: Action) -> Motion:
+    """The frame of the reach of S along each variable, around the base point."""
+    return Motion(Frame(np.zeros((action.n_dim, 1)), reach(action)[:, None]), QUARTER, _DIAGONAL[1])
+
+
+def reach(action: Action) -> np.ndarray:
+    """How far along each variable S changes by half a nat: its standard deviation for a Gaussian, to a factor of 2."""
+    steps, change = 2.0 ** np.arange(-120, 121), np.zeros((241, action.n_dim))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, T in action._powers.items():
+            if k > 0:
+                pure = np.all(T.indices == T.indices[:, :1], axis=1)
+                change[:, T.indices[pure, 0]] += T.values[pure] * steps[:, None] ** k
+        far = ~(np.abs(change) < 0.5)
+    return steps[np.where(far.any(axis=0), far.argmax(axis=0), 120)]
+
+
+def warm_up(sampler, mass: str) -> None:
+    """Alternate between adapting the step and estimating the frame, then settle the step."""
+    n_dim, n_entries = sampler.action.n_dim, sum(np.count_nonzero(T.values) for T in sampler.action._powers.values())
+    for n_iterations in windows(n_dim, sampler.n_chains):
+        draws = adapt_step(sampler, n_iterations)
+        pooled = draws.x[n_iterations // 4 :].transpose(1, 0, 2).reshape(n_dim, -1)
+        sampler.reframe(estimate(pooled[:, :: 1 + pooled.size // _KEPT], n_entries, mass))
+    adapt_step(sampler, _SETTLE)
+
+
+def windows(n_dim: int, n_chains: int) -> list[int]:
+    """Iterations between estimates: they double until the pooled draws make a good one."""
+    sizes = list(_WINDOWS)
+    while sizes[-1] * n_chains < _POOLED * n_dim and sizes[-1] < _LONGEST_WINDOW:
+        sizes.append(min(2 * sizes[-1], _LONGEST_WINDOW))
+    return sizes
+
+
+def adapt_step(sampler, n_iterations: int) -> Draws:
+    """Dual averaging of ln step towards the target acceptance; returns the draws on the way."""
+    draws = Draws.blank(n_iterations, sampler.action.n_dim, sampler.n_chains)
+    anchor, mean_error, averaged = np.log(10 * sampler.step_size), 0.0, np.log(sampler.step_size)
+    for t in range(1, n_iterations + 1):
+        accepted = sampler.fill(draws.part(t - 1, t))
+        mean_error += (_TARGET - accepted - mean_error) / (t + 10)
+        log_step = np.clip(anchor - np.sqrt(t) / 0.05 * mean_error, -30, np.log(QUARTER))
+        averaged += t**-0.75 * (log_step - averaged)
+        sampler.step_size = float(np.exp(log_step))
+    sampler.step_size = float(np.exp(averaged))
+    return draws
+
+
+def shorten_until_stable(sampler) -> None:
+    """A step that suits the bulk may be too long for steep tails: shorten it until no trajectory runs away."""
+    draws = Draws.blank(_TRIAL, sampler.action.n_dim, sampler.n_chains)
+    for _ in range(_ATTEMPTS):
+        sampler.fill(draws)
+        if not draws.divergent.any():
+            break
+        sampler.step_size *= 0.8
+
+
+def estimate(pooled: np.ndarray, n_entries: int, mass: str) -> Motion:
+    """Frame and path from pooled draws.
+
+    Parameters
+    ----------
+    pooled : ndarray, shape (n_dim, n_pooled)
+    n_entries : int
+        Stored entries of the couplings, the price of S.
+    mass : {"auto", "diagonal", "dense"}
+    """
+    n_dim, n_pooled = pooled.shape
+    mean, scale = pooled.mean(axis=1, keepdims=True), pooled.std(axis=1, keepdims=True) + 1e-300
+    unit, noise = (pooled - mean) / scale, np.sqrt(n_dim / n_pooled)
+    slowest = np.var(unit.sum(axis=0)) / n_dim  # variance of the magnetization, in units of that of independent variables
+    if mass == "dense" or (mass == "auto" and n_dim <= _LARGEST and noise < 0.5):
+        correlation = unit @ unit.T / n_pooled
+        modes = np.linalg.eigvalsh(correlation)
+        if mass == "dense" or _dense_pays(modes, noise, n_dim, n_entries):
+            shrunk = (n_pooled * correlation + n_dim * np.eye(n_dim)) / (n_pooled + n_dim)
+            return _motion(mean, scale * np.linalg.cholesky(shrunk), 1.0, _DENSE)
+        slowest = max(slowest, modes[-1] / (1 + noise) ** 2)
+    return _motion(mean, scale, slowest, _DIAGONAL)
+
+
+def _dense_pays(modes: np.ndarray, noise: float, n_dim: int, n_entries: int) -> bool:
+    """Is a dense frame cheaper per independent draw? `modes` are the eigenvalues of the correlations, ascending."""
+    fewer_steps = np.sqrt(modes[-1] / max(modes[0], 1e-12)) * (1 - noise) / (1 + noise)
+    return _ENTRY * n_entries + 2 * n_dim**2 < _OUT_OF_STEP * fewer_steps * _ENTRY * n_entries
+
+
+def _motion(mean: np.ndarray, root: np.ndarray, slowest: float, path: tuple[float, float]) -> Motion:
+    return Motion(Frame(mean, np.ascontiguousarray(root)), QUARTER * np.sqrt(max(1.0, slowest)) * path[0], path[1])
