@@ -98,7 +98,8 @@ def trajectories(polynomial, frame, lanes, path, jitter, step, single, rng, inte
     """Every `interval`-th state of all lanes, with what happened on the way.
 
     Overwrites x (n_draws, n_dim, n_lanes) and, of shape (n_draws, n_lanes), S, the mean acceptance probability since the draw
-    before, H at the start of the last trajectory, and the number of divergent trajectories since the draw before. Returns the number of turns per lane.
+    before, H at the start of the last trajectory, and the number of divergent trajectories since the draw before. Returns the
+    number of turns per lane.
     """
     trial, v, score = blank(lanes), np.empty_like(lanes.y), np.empty_like(lanes.y)
     gain, beta, total = np.empty_like(lanes.value), np.ones(lanes.value.size), 0

@@ -112,10 +112,10 @@ def _part_turns_back(leaf, v, v_sum, v_open, sum_open):
     if low == 0:
         for i in range(v.size):
             v_open[level, i], sum_open[level, i] = v[i, 0], v_sum[i, 0] - v[i, 0]
-    for part in range(level - 1, level - 1 - low, -1):
-        if turns_back(v_open[part], v, v_sum, sum_open[part]):
-            return True
-    return False
+    turned = False
+    for part in range(level - low, level):
+        turned = turned or turns_back(v_open[part], v, v_sum, sum_open[part])
+    return turned
 
 
 @njit

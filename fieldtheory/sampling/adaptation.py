@@ -7,8 +7,8 @@ correlations, with the dense one that of the noise in an estimate from N draws,
 
     κ_N = ((1 + r)/(1 − r))²,    r = √(n_dim/N)    (Marchenko–Pastur),
 
-but each step then costs two products with L. Modes out of step with each other cost another half of the draws. The mass is dense
-where that is cheaper. The path is a quarter period of the slowest mode.
+but each step then costs two products with L. Modes out of step with each other cost another half of the draws: a fixed path resonates
+with some, so it is jittered. The mass is dense where that is cheaper. The path is a quarter period of the slowest mode.
 
 The step follows the mean acceptance probability of all chains by dual averaging (M. Hoffman, A. Gelman, JMLR 15, 1593 (2014)).
 """
@@ -26,17 +26,17 @@ _TARGET = 0.8  # acceptance
 _WINDOWS, _LONGEST_WINDOW = (25, 50, 100), 500  # iterations between estimates of the frame
 _POOLED = 100  # draws per variable that make an estimate good
 _SETTLE = 50  # iterations after the last estimate
-_TRIAL, _ATTEMPTS = 50, 16  # iterations of a trial of the step, and how often it may be shortened
+_TRIAL, _ATTEMPTS = 1000, 16  # trajectories of a trial of the step, and how often it may be shortened
 _LARGEST = 1024  # variables up to which correlations are looked at
 _KEPT = 2**24  # numbers of a window that are kept
 _ENTRY = 16.0  # multiply-adds of a matrix product that take as long as one entry of a coupling
-_OUT_OF_STEP = 1.5  # price of modes with several frequencies
-_DIAGONAL, _DENSE = (0.85, 0.4), (1.0, 0.1)  # path in quarter periods, jitter
+_ALIKE = 1.5  # √κ up to which modes count as being in step, and what it costs if they are not
+_IN_STEP, _OUT_OF_STEP = (1.0, 0.1), (0.85, 0.4)  # path in quarter periods of the slowest mode, and its jitter
 
 
 def first_guess(action: Action) -> Motion:
     """The frame of the reach of S along each variable, around the base point."""
-    return Motion(Frame(np.zeros((action.n_dim, 1)), reach(action)[:, None]), QUARTER, _DIAGONAL[1])
+    return Motion(Frame(np.zeros((action.n_dim, 1)), reach(action)[:, None]), QUARTER, _OUT_OF_STEP[1])
 
 
 def reach(action: Action) -> np.ndarray:
@@ -85,7 +85,7 @@ def adapt_step(sampler, n_iterations: int) -> Draws:
 
 def shorten_until_stable(sampler) -> None:
     """A step that suits the bulk may be too long for steep tails: shorten it until no trajectory runs away."""
-    draws = Draws.blank(_TRIAL, sampler.action.n_dim, sampler.n_chains)
+    draws = Draws.blank(max(_SETTLE, _TRIAL // sampler.n_chains), sampler.action.n_dim, sampler.n_chains)
     for _ in range(_ATTEMPTS):
         sampler.fill(draws)
         if not draws.divergent.any():
@@ -107,20 +107,20 @@ def estimate(pooled: np.ndarray, n_entries: int, mass: str) -> Motion:
     mean, scale = pooled.mean(axis=1, keepdims=True), pooled.std(axis=1, keepdims=True) + 1e-300
     unit, noise = (pooled - mean) / scale, np.sqrt(n_dim / n_pooled)
     slowest = np.var(unit.sum(axis=0)) / n_dim  # variance of the magnetization, in units of that of independent variables
-    if mass == "dense" or (mass == "auto" and n_dim <= _LARGEST and noise < 0.5):
-        correlation = unit @ unit.T / n_pooled
-        modes = np.linalg.eigvalsh(correlation)
-        if mass == "dense" or _dense_pays(modes, noise, n_dim, n_entries):
-            shrunk = (n_pooled * correlation + n_dim * np.eye(n_dim)) / (n_pooled + n_dim)
-            return _motion(mean, scale * np.linalg.cholesky(shrunk), 1.0, _DENSE)
-        slowest = max(slowest, modes[-1] / (1 + noise) ** 2)
-    return _motion(mean, scale, slowest, _DIAGONAL)
-
-
-def _dense_pays(modes: np.ndarray, noise: float, n_dim: int, n_entries: int) -> bool:
-    """Is a dense frame cheaper per independent draw? `modes` are the eigenvalues of the correlations, ascending."""
+    if mass != "dense" and (n_dim > _LARGEST or noise > 0.5):
+        return _motion(mean, scale, slowest, _OUT_OF_STEP)
+    correlation = unit @ unit.T / n_pooled
+    modes = np.linalg.eigvalsh(correlation)
     fewer_steps = np.sqrt(modes[-1] / max(modes[0], 1e-12)) * (1 - noise) / (1 + noise)
-    return _ENTRY * n_entries + 2 * n_dim**2 < _OUT_OF_STEP * fewer_steps * _ENTRY * n_entries
+    if mass == "dense" or (mass == "auto" and _dense_pays(fewer_steps, n_dim, n_entries)):
+        shrunk = (n_pooled * correlation + n_dim * np.eye(n_dim)) / (n_pooled + n_dim)
+        return _motion(mean, scale * np.linalg.cholesky(shrunk), 1.0, _IN_STEP)
+    return _motion(mean, scale, max(slowest, modes[-1] / (1 + noise) ** 2), _IN_STEP if fewer_steps < _ALIKE else _OUT_OF_STEP)
+
+
+def _dense_pays(fewer_steps: float, n_dim: int, n_entries: int) -> bool:
+    """Is a dense frame, with so many times fewer steps, cheaper per independent draw?"""
+    return _ENTRY * n_entries + 2 * n_dim**2 < fewer_steps * min(_ALIKE, fewer_steps) * _ENTRY * n_entries
 
 
 def _motion(mean: np.ndarray, root: np.ndarray, slowest: float, path: tuple[float, float]) -> Motion:

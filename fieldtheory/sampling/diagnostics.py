@@ -5,9 +5,9 @@ For m chains of n draws with within-chain variance W and between-chain variance 
     V̂ = (n − 1)/n W + B/n,    R̂ = √(V̂/W),    ρ_t = 1 − (W − mean_m γ_t)/V̂,    ESS = m n / (1 + 2 Σ_t ρ_t),
 
 γ_t the autocovariance. The sum stops where pairs ρ_{2t} + ρ_{2t+1} turn negative and pairs may not rise (Geyer's initial monotone
-sequence). Chains are split in halves first. R̂ and the ESS of the bulk are those of rank-normalized draws, the ESS of the tails that of
-the indicators of the 5 % and 95 % quantiles (A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Bürkner, Bayesian Analysis 16,
-667 (2021)).
+sequence); a positive ρ_{2t} of the first negative pair counts once. Chains are split in halves first. R̂ and the ESS of the bulk are
+those of rank-normalized draws, the ESS of the tails that of the indicators of the 5 % and 95 % quantiles (A. Vehtari, A. Gelman,
+D. Simpson, B. Carpenter, P.-C. Bürkner, Bayesian Analysis 16, 667 (2021)).
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ def effective_sample_size(draws: np.ndarray) -> np.ndarray:
         NaN for a quantity that never varies. May exceed the number of draws where they alternate; at most that number times log10
         of it.
     """
-    halves = _split(draws)
+    return _ess(_split(draws))
+
+
+def _ess(halves: np.ndarray) -> np.ndarray:
     count = halves.shape[0] * halves.shape[1]
     return count / np.maximum(correlation_time(open_correlations(halves)), 1 / np.log10(max(count, 10)))
 
 
 def bulk_ess(draws: np.ndarray) -> np.ndarray:
     """Effective sample size of the rank-normalized draws, shape (...) for draws of shape (n_chains, n_draws, ...)."""
-    return effective_sample_size(_rank_normal(draws))
+    return _ess(_rank_normal(_split(draws)))
 
 
 def tail_ess(draws: np.ndarray) -> np.ndarray:
@@ -58,7 +61,9 @@ def autocorrelation(draws: np.ndarray, n_lags: int | None = None) -> np.ndarray:
     between = draws.mean(axis=1).var(axis=0, ddof=1) if m > 1 else 0.0
     total = autocovariance[0] + between
     with np.errstate(invalid="ignore", divide="ignore"):
-        return 1 - (within - autocovariance) / total
+        rho = 1 - (within - autocovariance) / total
+    rho[0] += 1 - rho[0]  # 1 by definition; the unbiased W makes it 1 − 1/n. Constants stay NaN
+    return rho
 
 
 def _products(centred: np.ndarray, n_lags: int) -> np.ndarray:
@@ -87,18 +92,17 @@ def open_correlations(draws: np.ndarray) -> np.ndarray:
 def correlation_time(rho: np.ndarray, interval: int = 1) -> np.ndarray:
     """1 + 2 Σ ρ_t over Geyer's initial monotone sequence of pairs, of every `interval`-th draw and in units of kept draws."""
     rho = rho[::interval]
-    if len(rho) % 2:
-        rho = np.concatenate([rho, np.zeros_like(rho[:1])])
-    kept = _open_pairs(rho)
-    pairs = rho.reshape(len(rho) // 2, 2, *rho.shape[1:]).sum(axis=1)
+    rho = np.concatenate([rho, np.zeros((2 + len(rho) % 2, *rho.shape[1:]))])
+    pairs, kept = rho[::2] + rho[1::2], _open_pairs(rho)
     monotone = np.minimum.accumulate(np.where(kept, pairs, 0.0), axis=0)
-    return np.where(np.isnan(rho[0]), np.nan, 2 * monotone.sum(axis=0) - 1)
+    next_even = np.take_along_axis(rho[::2], np.minimum(kept.sum(axis=0, keepdims=True), len(pairs) - 1), axis=0)[0]
+    return np.where(np.isnan(rho[0]), np.nan, 2 * monotone.sum(axis=0) + np.maximum(next_even, 0.0) - 1)
 
 
 def _open_pairs(rho: np.ndarray) -> np.ndarray:
     """Which pairs ρ_{2t} + ρ_{2t+1} come before the first negative one."""
-    pairs = rho[: len(rho) // 2 * 2].reshape(len(rho) // 2, 2, *rho.shape[1:]).sum(axis=1)
-    return np.logical_and.accumulate(pairs > 0, axis=0)
+    even = rho[: len(rho) // 2 * 2 : 2]
+    return np.logical_and.accumulate(even + rho[1::2] > 0, axis=0)
 
 
 def split_rhat(draws: np.ndarray) -> np.ndarray:
@@ -107,8 +111,9 @@ def split_rhat(draws: np.ndarray) -> np.ndarray:
     The larger of R̂ for the draws and for their distance from the median, so that chains with equal means and different widths
     are seen too. NaN for a quantity that never varies.
     """
-    folded = np.abs(draws - np.median(draws, axis=(0, 1)))
-    return np.maximum(_rhat(_rank_normal(_split(draws))), _rhat(_rank_normal(_split(folded))))
+    halves = _split(draws)
+    folded = np.abs(halves - np.median(halves, axis=(0, 1)))
+    return np.maximum(_rhat(_rank_normal(halves)), _rhat(_rank_normal(folded)))
 
 
 def plain_rhat(draws: np.ndarray) -> np.ndarray:

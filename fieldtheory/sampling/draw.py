@@ -128,7 +128,7 @@ def thinned_chains(action: Action, n_samples: int, seed: int = 0, n_chains: int 
     n_samples = as_count(n_samples, "n_samples")
     n_chains = automatic_chains(n_samples, action.n_dim, method) if n_chains is None else as_count(n_chains, "n_chains")
     sampler, request = _prepared(action, n_chains, seed, method, mass, hottest)
-    request |= {"n_samples": n_samples, "thinned": True}
+    request |= {"thinned": True, "n_samples": n_samples}
     memory = Checkpoint(checkpoint, request)
     if memory.found is None:
         memory.extra = _pilot(sampler.warm_up(mass))._asdict()
@@ -171,7 +171,7 @@ def sample_chains(action: Action, n_draws: int, n_chains: int = 4, seed: int = 0
     """
     n_draws, n_chains = as_count(n_draws, "n_draws", minimum=4), as_count(n_chains, "n_chains")
     sampler, request = _prepared(action, n_chains, seed, method, mass, hottest)
-    request |= {"n_draws": n_draws, "thinned": False}
+    request |= {"thinned": False, "n_draws": n_draws}
     memory = Checkpoint(checkpoint, request)
     if memory.found is None:
         sampler.warm_up(mass)
@@ -191,7 +191,7 @@ def observables(draws: np.ndarray) -> np.ndarray:
 def automatic_chains(n_samples: int, n_dim: int, method: str) -> int:
     """How many chains make `n_samples` quickly: warm-up costs some hundred iterations of all chains, whatever their number."""
     wanted = 2 ** round(np.log2(np.sqrt(n_samples / 10)))
-    return int(max(4, min(wanted, _MOST_CHAINS[method], _LANE_NUMBERS // n_dim)))
+    return int(max(4, min(wanted, _MOST_CHAINS.get(method, 4), _LANE_NUMBERS // n_dim)))
 
 
 def _prepared(action: Action, n_chains: int, seed: int, method: str, mass: str, hottest: float):
