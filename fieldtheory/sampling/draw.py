@@ -109,21 +109,20 @@ def sample(action: Action, n_samples: int, seed: int = 0, n_chains: int | None =
     """
     data = thinned_chains(action, n_samples, seed, n_chains, method=method, mass=mass, hottest=hottest, progress=progress,
                           checkpoint=checkpoint)
-    for doubt in _doubts(data.attrs, n_samples):
-        warnings.warn(doubt, ConvergenceWarning, stacklevel=2)
-    return data["x"].transpose("draw", "chain", "variable").values.reshape(-1, action.n_dim)[:n_samples]
+    return interleaved(data, n_samples)
 
 
 def thinned_chains(action: Action, n_samples: int, seed: int = 0, n_chains: int | None = None, *, method: str = "hmc",
                    mass: str = "auto", hottest: float = 0.05, progress: bool = False, checkpoint=None) -> Dataset:
-    """The chains behind `sample`, with the same parameters and errors.
+    """The chains behind `sample`, with the same parameters, errors and warnings.
 
     Returns
     -------
     xarray.Dataset
         x (chain, draw, variable); by chain and draw lp (S in nats), acceptance_rate, energy and diverging; attributes interval
-        (iterations between draws), worth (effective draws per draw of the slowest observable), r_hat (the largest), n_divergent,
-        n_trajectories, and those of `sample_chains`.
+        (iterations between draws), worth (effective draws per draw of the slowest observable) and what it may be off by (noise),
+        r_hat (the largest), n_trajectories, method, acceptance, step_size, n_divergent, n_gradients, dense_mass, seed; for
+        tempering also betas, swap_rates and n_round_trips.
     """
     n_samples = as_count(n_samples, "n_samples")
     n_chains = automatic_chains(n_samples, action.n_dim, method) if n_chains is None else as_count(n_chains, "n_chains")
@@ -137,8 +136,15 @@ def thinned_chains(action: Action, n_samples: int, seed: int = 0, n_chains: int 
     if len(draws.value) >= _PILOT:
         verdict = _look(draws, verdict.interval)
     data = _dataset(action, sampler, draws, request)
-    return data.assign_attrs(verdict._asdict(), n_divergent=int(draws.divergent.sum()),
-                             n_trajectories=draws.value.size * verdict.interval)
+    data.attrs |= verdict._asdict() | {"n_trajectories": draws.value.size * verdict.interval}
+    for doubt in _doubts(data.attrs, n_samples):
+        warnings.warn(doubt, ConvergenceWarning, stacklevel=3)
+    return data
+
+
+def interleaved(data: Dataset, n_samples: int) -> np.ndarray:
+    """The first `n_samples` of thinned chains in order of iteration, shape (n_samples, n_dim)."""
+    return data["x"].transpose("draw", "chain", "variable").values.reshape(-1, data.sizes["variable"])[:n_samples]
 
 
 def sample_chains(action: Action, n_draws: int, n_chains: int = 4, seed: int = 0, *, method: str = "hmc", mass: str = "auto",
