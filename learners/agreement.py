@@ -66,7 +66,9 @@ class Agreement:
                   panel(plots.loss_curve, self.prediction, self.measured)]
         caption = ("Left: convergence q of the samples that two learners generate from the same noise. Right: denoising loss on the "
                    "training half and on unseen samples. Lines are predicted from one data set without training, bands are 95 % "
-                   "intervals, points are measured with standard errors over random splits.")
+                   "intervals, points are measured with standard errors over random splits. Where N is close to the number of variables, "
+                   "directions of almost no variance dominate the test loss and make it heavy-tailed: there it is the one number that a "
+                   "covariance does not tell.")
         return Chapter(title, self.verdict, [Picture(panels, caption), self.table()])
 
     def table(self) -> Table:

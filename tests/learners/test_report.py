@@ -27,6 +27,12 @@ def test_page_escapes_what_it_is_given_and_loads_nothing():
     assert "src=\"data:" in page and "href" not in page and page.count("a &lt; b &amp; c") == 4
 
 
+def test_page_opens_with_the_first_sentence_of_each_verdict():
+    chapter = Chapter("Fit", "It gains 0.1 nats. Here is why.", [])
+    page = Report("t", "q", [chapter, chapter]).html()
+    assert page.count("<li><b>Fit.</b> It gains 0.1 nats.</li>") == 2 and page.count("Here is why.") == 2
+
+
 def test_table_aligns_in_a_terminal():
     lines = Table(["name", "x"], [["long name", "1"], ["b", "22"]]).text().splitlines()
     assert lines == ["name        x", "long name   1", "b          22"]
