@@ -45,7 +45,7 @@ class Normalizability:
 
 def normalizability(action: Action) -> Normalizability:
     """Whether exp S has a finite integral over R^n_dim; see the module for what is decided how."""
-    order = max((k for k, T in action._powers.items() if k > 0 and T.packed.any()), default=0)
+    order = max((k for k, T in action._powers.items() if k > 0 and T.values.any()), default=0)
     if order == 0:
         return Normalizability(False, "exact", "the action is constant, exp S cannot be integrated.")
     if order % 2:
@@ -76,7 +76,7 @@ def _gaussian(action: Action) -> Normalizability:
 
 def _leading_form(action: Action, order: int) -> Normalizability:
     unit = _units(action._powers[order])
-    form = _kernels.fibers({order: _rescaled(action._powers[order], unit)})
+    form = _kernels.polynomial({order: _rescaled(action._powers[order], unit)}, action.n_dim)
     directions, values = _maximize_on_sphere(form, action.n_dim)
     scale = np.abs(values).max()
     if values.max() > _ZERO * scale:
@@ -99,7 +99,7 @@ def _rescaled(T: SymmetricTensor, unit: np.ndarray) -> SymmetricTensor:
     return SymmetricTensor.from_packed(T.packed * unit[T.indices].prod(axis=1), T.n_dim, T.order)
 
 
-def _maximize_on_sphere(form: _kernels.Fibers, n_dim: int) -> tuple[np.ndarray, np.ndarray]:
+def _maximize_on_sphere(form: _kernels.Polynomial, n_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Projected ascent of the form from random and coordinate directions; (n_dim, n) directions and their values."""
     rng = np.random.default_rng(0)
     v = np.concatenate([np.eye(n_dim)[:, : min(n_dim, _STARTS)], rng.normal(size=(n_dim, _STARTS))], axis=1)
@@ -117,9 +117,9 @@ def _maximize_on_sphere(form: _kernels.Fibers, n_dim: int) -> tuple[np.ndarray, 
     return v, value
 
 
-def _form(form: _kernels.Fibers, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _form(form: _kernels.Polynomial, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     value, gradient = np.zeros(v.shape[1]), np.empty_like(v)
-    _kernels.value_and_score(*form, np.ascontiguousarray(v), value, gradient)
+    _kernels.value_and_score(form, np.ascontiguousarray(v), value, gradient)
     return value, gradient
 
 
@@ -127,8 +127,8 @@ def _falls_along(action: Action, v: np.ndarray, order: int) -> bool:
     """Does t ↦ S(at + t v) tend to −∞ on both sides, given that order `order` vanishes along v?"""
     for k in range(order - 1, 0, -1):
         T = action._powers.get(k)
-        if T is not None and T.packed.any():
-            value = float(_form(_kernels.fibers({k: T}), v[:, None])[0][0])
+        if T is not None and T.values.any():
+            value = float(_form(_kernels.polynomial({k: T}, action.n_dim), v[:, None])[0][0])
             if abs(value) > _ZERO * T.norm() * np.linalg.norm(v) ** k:
                 return k % 2 == 0 and value < 0
     return False

@@ -114,15 +114,18 @@ REFUSED = {
     "values": (lambda: SymmetricTensor.from_entries([(0, 1)], [1, 2], 2), "one number per index tuple"),
     "index": (lambda: random_tensor(2, 2)[0, 5], "named by 2 indices in 0 … 1"),
     "sizes": (lambda: random_tensor(2, 2) + random_tensor(3, 2), "must agree in n_dim and order"),
-    "memory": (lambda: SymmetricTensor.zeros(5000, 4), r"more than 10\^13 unique entries and take more than 8 GB"),
-    "endless": (lambda: SymmetricTensor.zeros(10**9, 10**9), r"more than 10\^19 unique entries"),
-    "no float holds their number": (lambda: SymmetricTensor.zeros(10**400, 2), r"more than 10\^799 unique entries"),
+    "memory": (lambda: SymmetricTensor.zeros(5000, 4).packed, r"the packed tensor must fit in memory, 208,\d+ GB are needed and"),
+    "endless": (lambda: SymmetricTensor.zeros(10**9, 10**9).packed, r"the packed tensor must fit in memory, 10\^11 GB are needed"),
+    "no float holds their number": (lambda: SymmetricTensor.zeros(10**400, 2).packed, r"10\^791 GB are needed"),
+    "count of a packed one": (lambda: SymmetricTensor.from_packed([1.0], 5000, 4),
+                              "packed couplings of order 4 in 5000 variables must fit in memory, 208,.* give couplings of few entries with"),
+    "storage": (lambda: random_tensor(2, 2).to("csr"), "storage must be one of packed, sparse, got 'csr'"),
     "fraction": (lambda: random_tensor(2, 2)[0.7, 1], r"indices must be whole numbers, got \(0.7, 1\)"),
     "fraction of an entry": (lambda: SymmetricTensor.from_entries([(0.5, 1)], [1], 2), "indices must be whole numbers"),
     "contract up": (lambda: random_tensor(2, 1).contract(random_tensor(2, 2)), "of order at most 1, got n_dim 2 and order 2"),
     "contract sizes": (lambda: random_tensor(2, 2).contract(random_tensor(3, 1)), "same n_dim 2 and of order at most 2, got n_dim 3"),
     "legs": (lambda: random_tensor(2, 2).transform(np.eye(3)), r"matrix must have shape \(2, n_new\), got \(3, 3\)"),
-    "dense memory": (lambda: SymmetricTensor.zeros(15, 8).dense(), "takes 21 GB"),
+    "dense memory": (lambda: SymmetricTensor.zeros(15, 10).dense(), "the dense tensor of order 10 in 15 variables must fit in memory, 4,613 GB are needed and this machine has"),
 }
 
 
