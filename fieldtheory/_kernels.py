@@ -1,11 +1,13 @@
 """Kernels that evaluate a polynomial, its gradient and its second derivatives.
 
 Points are *lanes*: x has shape (n_dim, n_lanes), so that innermost loops run over points or chains and vectorize; with one lane they
-run along couplings instead. A polynomial is split into three parts, each for what it is good at.
+run along couplings instead. A polynomial is split into four parts, each for what it is good at.
 
 *On-site*: S = Σ_i Σ_a c_ai x_i^a, by Horner's rule; the potential of a lattice theory needs no index at all.
 
-*Fibers*, for couplings with few entries. Entries c x_{i1} ⋯ x_{ik} that share all indices but the first have the head
+*Bonds*: S = Σ_{i<j} c_ij x_i x_j, site by site j, where the pairs are few.
+
+*Fibers*, for couplings of order 3 and above with few entries. Entries c x_{i1} ⋯ x_{ik} that share all indices but the first have the head
 P = x_{i2} ⋯ x_{ik} and the sum s = Σ c x_{i1} along the fiber,
 
     S += P s,    ∂_{i1} S += c P,    ∂_h S += s Π_{other heads} x.
@@ -30,7 +32,8 @@ from numba import njit
 from .packing import colex_indices, multiplicity
 from .tensors import SymmetricTensor
 
-_DENSE = 0.15  # share of non-zero entries above which squares beat fibers, measured on 64 lanes
+_DENSE = 0.15  # share of non-zero entries that are not on-site above which squares beat fibers, measured on 64 lanes
+_BLOCK = 512  # sites whose running values stay in the cache
 _SMALL = 1024  # entries of a matrix below which plain loops beat a call of BLAS for a single lane
 
 
@@ -41,6 +44,8 @@ class Polynomial(NamedTuple):
     ----------
     onsite : ndarray, shape (highest power, n_dim)
         c_ai, the coefficient of x_i^a, in row a − 1.
+    neighbours, bonds, bond_ptr : arrays
+        i < j and c_ij for the bonds of site j, in bond_ptr[j]:bond_ptr[j + 1]; bond_ptr is empty where there are none.
     heads, head_ptr : int arrays
         The k − 1 head indices of fiber f are heads[head_ptr[f]:head_ptr[f + 1]].
     tails, weights, entry_ptr : arrays
@@ -54,6 +59,9 @@ class Polynomial(NamedTuple):
     """
 
     onsite: np.ndarray
+    neighbours: np.ndarray
+    bonds: np.ndarray
+    bond_ptr: np.ndarray
     heads: np.ndarray
     head_ptr: np.ndarray
     tails: np.ndarray
@@ -68,14 +76,15 @@ class Polynomial(NamedTuple):
 
 
 def polynomial(couplings: dict[int, SymmetricTensor], n_dim: int) -> Polynomial:
-    """Sort the non-zero entries of all couplings of order ≥ 1 into the three parts."""
-    onsite, few, many = np.zeros((max([1, *couplings]), n_dim)), [], []
+    """Sort the non-zero entries of all couplings of order ≥ 1 into the four parts."""
+    onsite, few, many = np.zeros((max([1, *couplings]), n_dim)), {}, []
     for k, T in sorted(couplings.items()):
-        if k > 1 and T.storage == "packed" and np.count_nonzero(T.values) > _DENSE * T.values.size:
+        if k > 1 and T.storage == "packed" and np.count_nonzero(T.values) - n_dim > _DENSE * T.values.size:
             many.append(T)
         elif k > 0:
-            few.append(_split_onsite(T, onsite))
-    return Polynomial(onsite[: _highest(onsite)], *_fibers(few), *_squares(many, n_dim))
+            few[k] = _split_onsite(T, onsite)
+    pairs = few.pop(2, None)
+    return Polynomial(onsite[: _highest(onsite)], *_bonds(pairs, n_dim), *_fibers(few.values()), *_squares(many, n_dim))
 
 
 def _highest(onsite: np.ndarray) -> int:
@@ -92,7 +101,14 @@ def _split_onsite(T: SymmetricTensor, onsite: np.ndarray) -> tuple[np.ndarray, n
     return mixed, values[~pure] * multiplicity(mixed)
 
 
-def _fibers(parts: list) -> tuple:
+def _bonds(pairs, n_dim: int) -> tuple:
+    if pairs is None or not len(pairs[1]):
+        return np.empty(0, dtype=np.uint32), np.empty(0), _ints()
+    indices, weights = pairs  # colexicographic: sorted by the larger site
+    return indices[:, 0].astype(np.uint32), weights, _pointers(np.bincount(indices[:, 1], minlength=n_dim))
+
+
+def _fibers(parts) -> tuple:
     grouped = [_fibers_of(indices, weights) for indices, weights in parts if len(weights)]
     if not grouped:
         return (_ints(), _ints(0), _ints(), np.empty(0), _ints(0))
@@ -173,16 +189,17 @@ def _unpack(packed, heads, n_dim, places, squares):
 @njit(cache=True, error_model="numpy")
 def value_and_score(poly, x, value, score):
     """Add S(x) without its constant to `value` (n_lanes,) and overwrite `score` (n_dim, n_lanes)."""
-    _onsite(poly.onsite, x, value, score)
     if x.shape[1] == 1:
         _single(poly, x.reshape(x.size), value, score.reshape(score.size))
-    else:
-        _fiber_lanes(poly, x, value, score)
-        _square_lanes(poly, x, value, score)
+        return
+    _onsite_lanes(poly.onsite, x, value, score)
+    _bond_lanes(poly, x, value, score)
+    _fiber_lanes(poly, x, value, score)
+    _square_lanes(poly, x, value, score)
 
 
 @njit(cache=True, error_model="numpy")
-def _onsite(onsite, x, value, score):
+def _onsite_lanes(onsite, x, value, score):
     """Horner's rule for value and slope; overwrites `score`."""
     n_lanes = x.shape[1]
     for i in range(x.shape[0]):
@@ -193,6 +210,23 @@ def _onsite(onsite, x, value, score):
                 S = S * x[i, c] + onsite[a, i]
             score[i, c] = slope * x[i, c] + S
             value[c] += S * x[i, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _bond_lanes(poly, x, value, score):
+    """Adds the bonds to `score`, and x·(what they add)/2 to `value`."""
+    n_lanes = x.shape[1]
+    pull = np.empty(n_lanes)
+    for j in range(poly.bond_ptr.size - 1):
+        pull[:] = 0.0
+        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
+            i, w = poly.neighbours[e], poly.bonds[e]
+            for c in range(n_lanes):
+                pull[c] += w * x[i, c]
+                score[i, c] += w * x[j, c]
+        for c in range(n_lanes):
+            score[j, c] += pull[c]
+            value[c] += pull[c] * x[j, c]
 
 
 @njit(cache=True, error_model="numpy")
@@ -269,7 +303,15 @@ def _close(head, x, P, s, value, score):
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def _single(poly, x, value, score):
-    """Fibers and squares of one lane, vectorized along the couplings."""
+    """All parts for one lane, vectorized along sites and couplings."""
+    value[0] += _onsite_single(poly.onsite, x, score)
+    for j in range(poly.bond_ptr.size - 1):
+        pull, here = 0.0, x[j]
+        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
+            pull += poly.bonds[e] * x[poly.neighbours[e]]
+            score[poly.neighbours[e]] += poly.bonds[e] * here
+        score[j] += pull
+        value[0] += pull * here
     for f in range(poly.head_ptr.size - 1):
         head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
         P, s = _product_single(head, -1, x), 0.0
@@ -289,6 +331,24 @@ def _single(poly, x, value, score):
                 s += x[i] * y[(f - first) * q + i]
                 score[i] += 2.0 * P * y[(f - first) * q + i]
             _close_single(head, x, P * s, s, value, score)
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _onsite_single(onsite, x, score):
+    """Horner's rule in blocks of sites, power by power; overwrites `score` and returns S."""
+    S, total = np.empty(_BLOCK), 0.0
+    for start in range(0, x.size, _BLOCK):
+        here, slope = x[start : start + _BLOCK], score[start : start + _BLOCK]
+        S[:], slope[:] = 0.0, 0.0
+        for a in range(onsite.shape[0] - 1, -1, -1):
+            c = onsite[a, start : start + _BLOCK]
+            for i in range(here.size):
+                slope[i] = slope[i] * here[i] + S[i]
+                S[i] = S[i] * here[i] + c[i]
+        for i in range(here.size):
+            slope[i] = slope[i] * here[i] + S[i]
+            total += S[i] * here[i]
+    return total
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -328,6 +388,7 @@ def hessian_vector(poly, x, v, out):
     n_dim, n_lanes = x.shape
     P, slope, s, s_slope = np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes)
     _onsite_slope(poly.onsite, x, v, out)
+    _bond_lanes(poly, v, P, out)
     for f in range(poly.head_ptr.size - 1):
         head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
         _product_slope(head, -1, x, v, P, slope)
@@ -404,6 +465,10 @@ def hessian(poly, x, out):
     out[:] = 0.0
     for i in range(n_dim):
         out[i, i] = diagonal[i]
+    P[:] = 1.0
+    for j in range(poly.bond_ptr.size - 1):
+        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
+            _add_pair(poly.neighbours[e], j, poly.bonds[e], P, out)
     for f in range(poly.head_ptr.size - 1):
         head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
         s[:] = 0.0

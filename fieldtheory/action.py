@@ -32,7 +32,7 @@ from .tensors import SymmetricTensor
 
 GAUGES = ("exact", "taylor", "normal_ordered", "projection")
 _FILE_CONVENTION = "S = ln p = sum_k A^(k) (x - at)^k, unique entries in colex order, or those that indices_k names"
-_LANES = 128  # points per kernel call: x, score and buffers stay in the cache
+_LANES, _LANE_ENTRIES = 128, 2**16  # points per kernel call, and their coordinates: x, score and buffers stay in the cache
 
 
 class Action:
@@ -313,8 +313,9 @@ def require_same_gauge(first: Action, second: Action) -> None:
 
 def _lanes(u: np.ndarray):
     """Slices of the rows of u (n, n_dim), each with its points as lanes."""
-    for start in range(0, len(u), _LANES):
-        block = slice(start, start + _LANES)
+    n_lanes = min(_LANES, max(1, _LANE_ENTRIES // u.shape[1]))
+    for start in range(0, len(u), n_lanes):
+        block = slice(start, start + n_lanes)
         yield block, np.ascontiguousarray(u[block].T)
 
 
