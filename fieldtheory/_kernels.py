@@ -385,7 +385,7 @@ def hessian_vector(poly, x, v, out):
 
     It is the slope of the score along v; slopes are primed: s' and P' follow from the product rule.
     """
-    n_dim, n_lanes = x.shape
+    n_lanes = x.shape[1]
     P, slope, s, s_slope = np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes)
     _onsite_slope(poly.onsite, x, v, out)
     _bond_lanes(poly, v, P, out)

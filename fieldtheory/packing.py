@@ -12,7 +12,7 @@ monomial x_{i1} ⋯ x_{ik} is multiplicity times entry.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import permutations
+from itertools import pairwise, permutations
 from math import comb, factorial
 
 import numpy as np
@@ -97,7 +97,7 @@ def _repeats(n_dim: int, order: int) -> tuple[np.ndarray, np.ndarray]:
     lower, run = _repeats(n_dim, order - 1)
     sizes = [0 if order > 1 else 1, *(packed_size(last + 1, order - 1) for last in range(n_dim))]
     repeats, runs = [], []
-    for begin, end in zip(sizes[:-1], sizes[1:]):
+    for begin, end in pairwise(sizes):
         longer = run[begin:end] + 1
         repeats += [lower[:begin], lower[begin:end] * longer]
         runs += [np.ones(begin, dtype=np.int64), longer]
