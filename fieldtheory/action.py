@@ -28,6 +28,7 @@ import numpy as np
 from . import _kernels, files, memory
 from .arrays import _as_real, as_count, as_covariance, as_points, as_vector
 from .errors import FieldTheoryError, FileFormatError, GaugeError, InputError
+from .polynomial import Polynomial, polynomial
 from .tensors import SymmetricTensor
 
 GAUGES = ("exact", "taylor", "normal_ordered", "projection")
@@ -124,9 +125,9 @@ class Action:
         return out.reshape(x.shape)
 
     @cached_property
-    def polynomial(self) -> _kernels.Polynomial:
+    def polynomial(self) -> Polynomial:
         """The polynomial in u = x − at without its constant, as the kernels read it."""
-        return _kernels.polynomial(self._powers, self.n_dim)
+        return polynomial(self._powers, self.n_dim)
 
     @cached_property
     def _powers(self) -> dict[int, SymmetricTensor]:

@@ -18,6 +18,7 @@ import numpy as np
 from . import _kernels
 from .action import Action
 from .errors import NotNormalizableError
+from .polynomial import Polynomial, polynomial
 from .tensors import SymmetricTensor
 
 _STARTS = 64
@@ -76,7 +77,7 @@ def _gaussian(action: Action) -> Normalizability:
 
 def _leading_form(action: Action, order: int) -> Normalizability:
     unit = _units(action._powers[order])
-    form = _kernels.polynomial({order: _rescaled(action._powers[order], unit)}, action.n_dim)
+    form = polynomial({order: _rescaled(action._powers[order], unit)}, action.n_dim)
     directions, values = _maximize_on_sphere(form, action.n_dim)
     scale = np.abs(values).max()
     if values.max() > _ZERO * scale:
@@ -99,7 +100,7 @@ def _rescaled(T: SymmetricTensor, unit: np.ndarray) -> SymmetricTensor:
     return SymmetricTensor.from_packed(T.packed * unit[T.indices].prod(axis=1), T.n_dim, T.order)
 
 
-def _maximize_on_sphere(form: _kernels.Polynomial, n_dim: int) -> tuple[np.ndarray, np.ndarray]:
+def _maximize_on_sphere(form: Polynomial, n_dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Projected ascent of the form from random and coordinate directions; (n_dim, n) directions and their values."""
     rng = np.random.default_rng(0)
     v = np.concatenate([np.eye(n_dim)[:, : min(n_dim, _STARTS)], rng.normal(size=(n_dim, _STARTS))], axis=1)
@@ -117,7 +118,7 @@ def _maximize_on_sphere(form: _kernels.Polynomial, n_dim: int) -> tuple[np.ndarr
     return v, value
 
 
-def _form(form: _kernels.Polynomial, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _form(form: Polynomial, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     value, gradient = np.zeros(v.shape[1]), np.empty_like(v)
     _kernels.value_and_score(form, np.ascontiguousarray(v), value, gradient)
     return value, gradient
@@ -128,7 +129,7 @@ def _falls_along(action: Action, v: np.ndarray, order: int) -> bool:
     for k in range(order - 1, 0, -1):
         T = action._powers.get(k)
         if T is not None and T.values.any():
-            value = float(_form(_kernels.polynomial({k: T}, action.n_dim), v[:, None])[0][0])
+            value = float(_form(polynomial({k: T}, action.n_dim), v[:, None])[0][0])
             if abs(value) > _ZERO * T.norm() * np.linalg.norm(v) ** k:
                 return k % 2 == 0 and value < 0
     return False
