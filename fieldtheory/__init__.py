@@ -28,7 +28,7 @@ _HOME = {
     "sample": "sampling",
     "sample_chains": "sampling",
 }
-_MODULES = ("arrays", "errors", "files", "generalization", "normalizability", "plots", "sampling", "series", "symmetries",
+_MODULES = ("arrays", "errors", "files", "generalization", "graphs", "normalizability", "plots", "sampling", "series", "symmetries",
             "tensors", "theories")
 
 __all__ = [*sorted(_HOME), *_MODULES]

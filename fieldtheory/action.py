@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from math import comb, factorial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from .arrays import _as_real, as_count, as_covariance, as_points, as_vector
 from .errors import FieldTheoryError, FileFormatError, GaugeError, InputError
 from .polynomial import Polynomial, polynomial
 from .tensors import SymmetricTensor
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 GAUGES = ("exact", "taylor", "normal_ordered", "projection")
 _FILE_CONVENTION = "S = ln p = sum_k A^(k) (x - at)^k, unique entries in colex order, or those that indices_k names"
@@ -274,6 +278,19 @@ class Action:
         except (FieldTheoryError, KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(f"{path} must hold a complete action, its header and arrays do not fit together: "
                                   f"{error}") from None
+
+    def to_graph(self, threshold: float = 0.0) -> nx.Graph:
+        """The interaction graph, pairs as weighted edges and higher couplings as hyperedge nodes; see `fieldtheory.graphs`."""
+        from .graphs import to_graph
+
+        return to_graph(self, threshold)
+
+    @classmethod
+    def from_graph(cls, graph: nx.Graph) -> Action:
+        """The action of an interaction graph, or of any networkx graph with weights; see `fieldtheory.graphs`."""
+        from .graphs import from_graph
+
+        return from_graph(graph)
 
     def _coupling(self, order: int) -> SymmetricTensor:
         if order in self.couplings:
