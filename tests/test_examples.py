@@ -1,17 +1,37 @@
-"""The README's example runs, word for word, and says what it says."""
+"""The examples run as they are, each in a folder of its own, and the README shows the first of them word for word."""
 
+import os
 import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_first_light_runs():
-    shown = subprocess.run([sys.executable, ROOT / "examples/first_light.py"], capture_output=True, text=True, check=True).stdout
-    assert "two diffusion models agree from N =" in shown
+def first_light(shown, folder):
     cosines = [float(line.split()[2]) for line in shown.splitlines() if line.split()[:1] == ["3"]]
-    assert len(cosines) == 2 and min(cosines) > 0.8
+    assert "two diffusion models agree from N =" in shown and len(cosines) == 2 and min(cosines) > 0.8
+
+
+def graphs(shown, folder):
+    assert "hubs: [33, 0, 32]" in shown and "the same action: True" in shown
+    assert (folder / "interactions.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+EXAMPLES = {"first_light": first_light, "graphs": graphs}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(name, tmp_path):
+    script, environment = ROOT / f"examples/{name}.py", {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    EXAMPLES[name](run.stdout, tmp_path)
+
+
+def test_no_example_is_left_out():
+    assert set(EXAMPLES) == {path.stem for path in (ROOT / "examples").glob("*.py")}
 
 
 def test_the_readme_shows_the_example_as_it_is():
