@@ -114,7 +114,7 @@ def node_label(node) -> str:
 
 
 def _whole(action: Action) -> dict:
-    constant = {"constant": float(action.couplings[0].values[0])} if 0 in action.couplings else {}
+    constant = {"constant": action[()]} if 0 in action.couplings else {}
     covariance = {} if action.covariance is None else {"covariance": action.covariance.copy()}
     return {"gauge": action.gauge, **constant, **covariance}
 

@@ -81,6 +81,7 @@ def test_lattices_stand_on_their_sites_and_close_on_the_torus():
     inside, outside = 3 * 3 + 4 * 2, 3 + 4
     assert len(pair_lines(ax)) == inside + 2 * outside
     assert max(np.abs(line.get_xydata()).max() for line in pair_lines(ax)) == pytest.approx(1 + 1 / 3)
+    assert len(pair_lines(drawn(ft.theories.phi4(ft.theories.lattice((2, 3)), 1, 1)))) == 3 + 4 + 2 * 2  # two rows: one bond, not two
 
 
 def test_positions_of_networkx():

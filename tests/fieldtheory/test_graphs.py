@@ -54,6 +54,7 @@ THEORIES = {
     "p-spin": ft.theories.p_spin(6),
     "random": ft.theories.random_interactions(5),
     "one site": ft.theories.one_site(0.3, 0.4),
+    "named by numbers": ft.Action({1: [1.0, 2]}, names=["0", "1"]),
 }
 
 
