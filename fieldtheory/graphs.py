@@ -25,12 +25,12 @@ from itertools import chain
 import networkx as nx
 import numpy as np
 
+from . import memory
 from .action import Action
 from .arrays import as_count, as_number
 from .errors import InputError
 from .tensors import SymmetricTensor
 
-_LARGEST_BYTES = 8e9
 _BYTES_PER_LEG = 420  # of a hyperedge in networkx, the node shared out among its legs; measured
 _ON_SITE = "coupling_"
 _ORDERS = tuple(map(str, range(1, 65)))  # what a graph from elsewhere may ask for
@@ -49,7 +49,7 @@ def to_graph(action: Action, threshold: float = 0.0) -> nx.Graph:
     Raises
     ------
     InputError
-        A threshold that is negative or not a number, or a graph that would take more than 8 GB.
+        A threshold that is negative or not a number, or a graph that would not fit in memory.
     """
     if as_number(threshold, "threshold") < 0:
         raise InputError(f"threshold must not be negative, got {threshold!r}; it is compared with absolute values.")
@@ -88,7 +88,7 @@ def from_graph(graph: nx.Graph) -> Action:
     entries = defaultdict(list)
     for index, value in chain(_read_on_site(graph, place), _read_pairs(graph, place), _read_hyperedges(graph, place)):
         entries[len(index)].append((index, value))
-    couplings = {k: SymmetricTensor.from_entries(*zip(*found), len(place)) for k, found in sorted(entries.items())}
+    couplings = {k: _tensor(k, found, len(place)) for k, found in sorted(entries.items())}
     if "constant" in graph.graph:
         couplings[0] = as_number(graph.graph["constant"], "constant of the graph")
     return Action(couplings, at, graph.graph.get("gauge", "exact"), graph.graph.get("covariance"), _read_names(graph, place))
@@ -141,10 +141,9 @@ def _mixed(T: SymmetricTensor, threshold: float) -> tuple[np.ndarray, np.ndarray
 
 
 def _require_room(mixed: dict) -> None:
-    legs = sum(indices.size for k, (indices, _) in mixed.items())
-    if _BYTES_PER_LEG * legs > _LARGEST_BYTES:
-        raise InputError(f"the graph must fit in memory; {sum(len(values) for _, values in mixed.values())} couplings take about "
-                         f"{1e-9 * _BYTES_PER_LEG * legs:.0f} GB, more than 8. Raise the threshold, or truncate the action.")
+    n_legs = sum(indices.size for indices, _ in mixed.values())
+    n_couplings = sum(len(values) for _, values in mixed.values())
+    memory.require(_BYTES_PER_LEG * n_legs, f"the graph of {n_couplings} couplings", "raise the threshold, or truncate the action")
 
 
 def _add_pair(graph: nx.Graph, pair: tuple, value: float) -> None:
@@ -163,6 +162,12 @@ def _of_kind(graph: nx.Graph, wanted: str) -> list:
             raise InputError(f"kind of node {node!r} must be 'variable' or 'hyperedge', got {kind!r}; rename that attribute if it "
                              "means something else.")
     return [node for node, kind in graph.nodes(data="kind", default="variable") if kind == wanted]
+
+
+def _tensor(order: int, found: list[tuple[tuple, float]], n_dim: int) -> SymmetricTensor:
+    present = [entry for entry in found if entry[1] != 0.0]
+    indices = np.array([index for index, _ in present], dtype=np.intp).reshape(-1, order)
+    return SymmetricTensor.from_entries(indices, [value for _, value in present], n_dim)
 
 
 def _read_on_site(graph: nx.Graph, place: dict) -> Iterator[tuple[tuple, float]]:

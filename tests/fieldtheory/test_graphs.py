@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fieldtheory as ft
+from fieldtheory import memory
 from fieldtheory.errors import GaugeError, InputError
 from fieldtheory.tensors import packed_size
 
@@ -171,6 +172,13 @@ def test_refusals(case):
 
 
 def test_a_graph_that_would_not_fit_is_refused_beforehand(monkeypatch):
-    monkeypatch.setattr(ft.graphs, "_LARGEST_BYTES", 1e6)
-    with pytest.raises(InputError, match=r"1330 couplings take about 0 GB, .* Raise the threshold, or truncate the action"):
+    monkeypatch.setattr(memory, "physical_memory", lambda: 1e6)
+    with pytest.raises(InputError, match=r"the graph of 1330 couplings must fit in memory, .*; raise the threshold, or truncate"):
         ft.theories.p_spin(20).to_graph()
+
+
+def test_a_lattice_of_many_sites_goes_there_and_back():
+    S = ft.theories.phi4(ft.theories.lattice((100, 100)), -1, 2)
+    S = S + ft.Action({3: ft.SymmetricTensor.from_entries([(0, 1, 2)], [0.5], S.n_dim)})
+    assert_same(ft.Action.from_graph(S.to_graph()), S)
+    assert S.couplings[4].storage == "sparse" and len(S.couplings[2].values) == 3 * 10**4
