@@ -53,7 +53,7 @@ def split_experiment(samples, make_learner: Callable, n_samples: Sequence[int], 
         Show a bar on the error stream.
     checkpoint : path-like, optional
         Written after every split. If it exists, the experiment goes on where it stopped and ends in the same numbers; it is removed when
-        the experiment is complete.
+        the experiment is complete. Learners count as the same if their class and `config` are.
 
     Returns
     -------
