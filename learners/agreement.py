@@ -106,8 +106,12 @@ def agreement(samples, n_samples: Sequence[int] | None = None, convergence: floa
         q that counts as agreement, in (0, 1).
     ridge : float
         Variance added to every direction by the learners.
+    seed : int
+        Of the intervals and of the splits.
     n_splits : int
         Random disjoint splits per N; 0 predicts only.
+    progress : bool
+        Show a bar of the splits on the error stream.
 
     Raises
     ------
@@ -131,12 +135,12 @@ def _measure(samples, sizes, ridge: float, seed: int, n_splits: int, progress: b
 
 
 def default_sizes(n_total: int) -> list[int]:
-    """A grid of N per half from 20, or fewer, to half of `n_total`, a few per decade."""
+    """A grid of N per half from 20, or as few as 3, to half of `n_total`, a few per decade."""
     largest = n_total // 2
     if largest < 4:
         raise InputError(f"samples must hold at least 8 rows to be split into two halves, got {n_total}.")
     grid = np.unique(np.concatenate([_GRID * 10**k for k in range(8)]).astype(int))
-    chosen = grid[(grid >= min(20, largest // 2)) & (grid <= largest)]
+    chosen = grid[(grid >= max(3, min(20, largest // 2))) & (grid <= largest)]
     return [int(N) for N in chosen[np.unique(np.linspace(0, chosen.size - 1, min(9, chosen.size)).astype(int))]]
 
 
