@@ -39,8 +39,10 @@ def composed_map(outer, inner, order):
     return {n: np.stack([row[n].dense() for row in rows]) for n in range(1, order + 1)}
 
 
+# n_out, n_in, order of the action, degree of the map
 SHAPES = {"one variable": (1, 1, 3, 2), "two to one": (2, 1, 3, 2), "one to three": (1, 3, 2, 3), "three": (3, 3, 3, 2),
-          "linear map": (3, 2, 4, 1), "to order 15": (1, 1, 5, 3), "four to two, to order 8": (2, 4, 4, 2)}  # n_out, n_in, order of the action, degree of the map
+          "linear map": (3, 2, 4, 1),
+          "to order 15": (1, 1, 5, 3), "four to two, to order 8": (2, 4, 4, 2)}
 
 
 @pytest.mark.parametrize("case", SHAPES)
