@@ -28,8 +28,8 @@ _HOME = {
     "sample": "sampling",
     "sample_chains": "sampling",
 }
-_MODULES = ("arrays", "errors", "files", "generalization", "normalizability", "plots", "sampling", "series", "symmetries",
-            "tensors", "theories")
+_MODULES = ("arrays", "calculus", "errors", "files", "flow_equation", "generalization", "normalizability", "plots", "sampling",
+            "series", "symmetries", "tensors", "theories")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 
