@@ -29,7 +29,7 @@ _HOME = {
     "sample_chains": "sampling",
 }
 _MODULES = ("arrays", "calculus", "errors", "files", "flow_equation", "generalization", "normalizability", "plots", "sampling",
-            "series", "symmetries", "tensors", "theories")
+            "series", "stationary", "symmetries", "tensors", "theories")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

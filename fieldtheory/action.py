@@ -197,6 +197,24 @@ class Action:
         action = self if at is None else self.recenter(at)
         return factorial(order) * action._coupling(as_count(order, "order", minimum=0))
 
+    def propagator(self, at=None) -> np.ndarray:
+        """Δ = (−2A^(2))^{-1} at the base point, or at another one if the action is exact; see `stationary.propagator`."""
+        from .stationary import propagator
+
+        return propagator(self, at)
+
+    def modes(self, n_starts: int = 64, seed: int = 0) -> tuple:
+        """Stationary points of S from many starts, classified, the highest first; see `stationary.modes`."""
+        from .stationary import modes
+
+        return modes(self, n_starts, seed)
+
+    def laplace(self, n_starts: int = 64, seed: int = 0):
+        """ln ∫ exp S from the maxima of S, with the two-loop diagrams as its error; see `stationary.laplace`."""
+        from .stationary import laplace
+
+        return laplace(self, n_starts, seed)
+
     def __add__(self, other: Action) -> Action:
         if not isinstance(other, Action):
             return NotImplemented

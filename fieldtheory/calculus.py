@@ -333,7 +333,10 @@ def _held(action: Action, fixed: Mapping) -> tuple[np.ndarray, np.ndarray]:
     """Positions and values of the variables to hold."""
     if not isinstance(fixed, Mapping):
         raise InputError(f"fixed must be a mapping {{variable: value}}, got {type(fixed).__name__}.")
-    place = np.array([_position(action, key) for key in fixed], dtype=np.intp)
+    names = action.names or ()
+    first, last = ({name: i for i, name in order} for order in (reversed([*enumerate(names)]), enumerate(names)))
+    named = {name: i for name, i in first.items() if last[name] == i}  # each name that stands for one variable
+    place = np.array([_position(action.n_dim, named, key) for key in fixed], dtype=np.intp)
     if len(np.unique(place)) != len(place):
         raise InputError(f"fixed must name each variable once, got {', '.join(map(str, fixed))}.")
     if len(place) == action.n_dim:
@@ -341,16 +344,15 @@ def _held(action: Action, fixed: Mapping) -> tuple[np.ndarray, np.ndarray]:
     return place, as_vector(list(fixed.values()), len(place), "values of fixed")
 
 
-def _position(action: Action, key) -> int:
+def _position(n_dim: int, named: Mapping[str, int], key) -> int:
     if isinstance(key, str):
-        names = action.names or ()
-        if names.count(key) != 1:
-            raise InputError(f"a variable must be an index or one of the names {', '.join(names[:6]) or '(this action has none)'}, "
-                             f"got {key!r}.")
-        return names.index(key)
+        if key not in named:
+            raise InputError(f"a variable must be an index or the name of just one, such as {', '.join([*named][:6]) or 'none here'}, got "
+                             f"{key!r}.")
+        return named[key]
     place = as_count(key, "index of a variable", minimum=0)
-    if place >= action.n_dim:
-        raise InputError(f"index of a variable must lie in 0 … {action.n_dim - 1}, got {place}.")
+    if place >= n_dim:
+        raise InputError(f"index of a variable must lie in 0 … {n_dim - 1}, got {place}.")
     return place
 
 
