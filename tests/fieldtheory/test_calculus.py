@@ -92,7 +92,7 @@ def ring_maps(n):
     blocks = sparse.csr_array((np.ones(n), (site, site // 2)), shape=(n, (n + 1) // 2))
     return {"scales": sparse.diags_array(rng.uniform(0.5, 2, n)), "permutation": sparse.eye_array(n).tocsr()[rng.permutation(n)],
             "blocks": blocks, "stencil": sparse.diags_array([np.full(n - 1, 0.3), np.ones(n)], offsets=[1, 0]),
-            "repeated entries": sparse.coo_array((np.ones(n + 1), (np.append(site, 0), np.append(site, 0))), shape=(n, n))}
+            "repeated entries": sparse.csr_array((np.ones(n + 1), np.append(0, site), np.append(0, site + 2)), shape=(n, n))}
 
 
 @pytest.mark.parametrize("case", ring_maps(6))

@@ -53,6 +53,7 @@ VERDICTS = {
     "bonds with a mass": (polynomial({x4: -1, (0, 0, 0, 1): 4, x2y2: -6, (0, 1, 1, 1): 4, y4: -1, (0, 0): -1}), True, "sampled", "driven"),
     "bonds with the other mass": (polynomial({x4: -1, (0, 0, 0, 1): 4, x2y2: -6, (0, 1, 1, 1): 4, y4: -1, (0, 0): 1}), False, "exact",
                                   "where lower orders rise"),
+    "valley at y = -3": (polynomial({(0, 0): -1, (1,) * 6: -1, (0, 0, 1): -2, x2y2: -0.3}), False, "exact", "stay behind the others"),
     "valley along a parabola": (polynomial({x4: -1, (1, 1): -1, (0, 0, 1): 10}), False, "exact", "is positive along"),
 }
 

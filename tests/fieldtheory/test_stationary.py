@@ -79,6 +79,15 @@ def test_coupled_double_wells_are_counted_right(hopping):
         assert len(mirrored) == 1 and mirrored[0].n_unstable == p.n_unstable
 
 
+def test_every_second_start_climbs():
+    """In a broken lattice saddles are everywhere; the two ordered states are found all the same."""
+    S = ft.theories.phi4(ft.theories.lattice((6, 6)), -2.0, 6.0, 1.0)
+    points = S.modes(16)
+    assert sum(p.n_found for p in points if p.kind == "maximum") >= 8
+    for p in points[:2]:
+        np.testing.assert_allclose(np.abs(p.x), np.sqrt(2), rtol=1e-9)
+
+
 @given(st.integers(1, 3), st.integers(0, 99))
 @settings(deadline=None, max_examples=15)
 def test_points_move_with_the_coordinates(n_dim, seed):
