@@ -101,7 +101,8 @@ def modes(action: Action, n_starts: int = 64, seed: int = 0) -> tuple[Stationary
     unit, radius = _extent(action)
     w = rng.normal(size=(n_starts, action.n_dim)) * (radius / unit) ** rng.uniform(size=(n_starts, 1))
     w[0] = 0.0
-    w[1::2] = [_climb(action, unit, start, 10 * radius / unit) for start in w[1::2]]
+    for i in range(1, n_starts, 2):
+        w[i] = _climb(action, unit, w[i], 10 * radius / unit)
     per_block = max(1, int(_BLOCK_BYTES / (40 * action.n_dim**2)))
     found = np.concatenate([_follow(action, unit, w[i : i + per_block]) for i in range(0, n_starts, per_block)])
     points = [_classified(action, unit, place, count) for place, count in _distinct(found)]
@@ -267,7 +268,7 @@ def laplace(action: Action, n_starts: int = 64, seed: int = 0) -> Laplace:
     NotNormalizableError
         Z is infinite.
     InputError
-        The highest stationary point found is degenerate, or none is a maximum.
+        The highest stationary point found is no maximum: degenerate, or a saddle whose maxima were missed.
 
     Warns
     -----
@@ -277,9 +278,9 @@ def laplace(action: Action, n_starts: int = 64, seed: int = 0) -> Laplace:
     require_normalizable(action)
     points = modes(action, n_starts, seed)
     maxima = tuple(point for point in points if point.kind == "maximum")
-    if not maxima or points[0].kind == "degenerate":
-        raise InputError("Laplace's approximation must have isolated quadratic maxima, the highest stationary point of this action is "
-                         f"{points[0] if points else 'not found'}; raise n_starts, or integrate by sampling.")
+    if not maxima or points[0] is not maxima[0]:
+        raise InputError("Laplace's approximation must have isolated quadratic maxima, the highest stationary point found is "
+                         f"{points[0] if points else 'none'}; raise n_starts, or integrate by sampling.")
     polynomial = action if action.gauge == "exact" else Action(action._powers, action.at)
     log_z = np.array([m.value - 0.5 * np.linalg.slogdet(-action.hessian(m.x) / (2 * np.pi))[1] for m in maxima])
     diagrams = np.array([_two_loops(polynomial.recenter(m.x)) for m in maxima]).T

@@ -184,6 +184,8 @@ def test_both_wells_count():
     # V³ = −6√2·20, V⁴ = −6·20, Δ = 1/80: ⅛V⁴Δ² + (⅛ + 1/12)(V³)²Δ³
     np.testing.assert_allclose([found.figure_eight[0], found.dumbbell[0], found.sunset[0]],
                                [-120 / 8 / 6400, 28800 / 8 / 512000, 28800 / 12 / 512000], rtol=1e-9)
+    averaged = deep.normal_order([0.1], [[0.3]]).laplace()
+    np.testing.assert_allclose([averaged.log_partition, averaged.corrected], [found.log_partition, found.corrected], rtol=1e-9)
     np.testing.assert_allclose(found.neglected, (120 / 8 / 6400) + 28800 * (1 / 8 + 1 / 12) / 512000, rtol=1e-9)
 
 
@@ -225,7 +227,8 @@ def test_laplace_says_when_it_should_not_be_trusted():
 REFUSED = {
     "unbounded": (lambda: CUBIC_SITE.laplace(), NotNormalizableError, "leading order 3 is odd"),
     "flat": (lambda: ft.Action({4: [[[[-1.0]]]]}).laplace(), InputError, r"isolated quadratic maxima, .* <degenerate at \(0\)"),
-    "circle": (lambda: hat(2).laplace(8), InputError, "the highest stationary point of this action is <degenerate"),
+    "circle": (lambda: hat(2).laplace(8), InputError, "the highest stationary point found is <degenerate"),
+    "maxima missed": (lambda: (20 * DOUBLE_WELL).laplace(n_starts=1), InputError, "found is <minimum at .*; raise n_starts"),
     "no starts": (lambda: DOUBLE_WELL.modes(0), InputError, "n_starts must be a whole number of at least 1"),
     "seed": (lambda: DOUBLE_WELL.modes(seed=-1), InputError, "seed must be a whole number"),
     "large": (lambda: ft.Action({1: np.ones(30000)}).modes(), InputError, "those of 30000 variables take 36 GB; restrict the action"),
