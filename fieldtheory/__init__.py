@@ -28,8 +28,8 @@ _HOME = {
     "sample": "sampling",
     "sample_chains": "sampling",
 }
-_MODULES = ("arrays", "errors", "files", "generalization", "graphs", "normalizability", "plots", "sampling", "series", "symmetries",
-            "tensors", "theories")
+_MODULES = ("arrays", "assembly", "calculus", "errors", "files", "flow_equation", "generalization", "graphs", "normalizability", "plots",
+            "sampling", "series", "stationary", "symmetries", "tensors", "theories", "units")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

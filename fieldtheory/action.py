@@ -170,39 +170,28 @@ class Action:
         """
         at = as_vector(at, self.n_dim, "at")
         self._require_exact("recentred")
-        return self._like(_shifted(self.couplings, at - self.at, np.eye(self.n_dim)), at=at)
+        return self._like(_shifted(self.couplings, at - self.at), at=at)
 
     def pullback(self, matrix, shift=None) -> Action:
-        """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b.
+        """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b; no determinant where M is not square.
 
-        An exact action comes back around y = 0; any other keeps its base point, which travels to M^{-1}(at − b).
-
-        Parameters
-        ----------
-        matrix : array_like, shape (n_dim, n_dim)
-            M, invertible.
-        shift : array_like, shape (n_dim,), optional
-            b, zero by default.
-
-        Raises
-        ------
-        InputError
-            M is not a finite invertible square matrix.
+        M, dense or scipy.sparse, has shape (n_dim, n_new) and full column rank; see `calculus.pullback`.
         """
-        M = as_points(matrix, self.n_dim, "matrix")
-        if M.shape != (self.n_dim, self.n_dim):
-            raise InputError(f"matrix must have shape ({self.n_dim}, {self.n_dim}), got {M.shape}.")
-        sign, log_det = np.linalg.slogdet(M)
-        if sign == 0:
-            raise InputError("matrix must be invertible, its determinant is 0; a density needs all its variables.")
-        shift = np.zeros(self.n_dim) if shift is None else as_vector(shift, self.n_dim, "shift")
-        travels = self.gauge != "exact"
-        at = np.linalg.solve(M, self.at - shift) if travels else np.zeros(self.n_dim)
-        couplings = _shifted(self.couplings, np.zeros(self.n_dim) if travels else shift - self.at, M)
-        constant = couplings[0].values[0] if 0 in couplings else 0.0
-        inverse = np.linalg.inv(M)
-        covariance = None if self.covariance is None else inverse @ self.covariance @ inverse.T
-        return Action({**couplings, 0: constant + log_det}, at, self.gauge, covariance)
+        from .calculus import pullback
+
+        return pullback(self, matrix, shift)
+
+    def restrict(self, fixed: Mapping) -> Action:
+        """S as a function of the variables not in `fixed` = {index or name: value}; see `calculus.restrict`."""
+        from .calculus import restrict
+
+        return restrict(self, fixed)
+
+    def compose(self, polynomial: Mapping, order: int):
+        """S(f(y)) up to `order` and what that drops, for f(y) = Σ_d f_d[y, …, y] as {d: f_d}; see `calculus.compose`."""
+        from .calculus import compose
+
+        return compose(self, polynomial, order)
 
     def normal_order(self, mean, covariance) -> Action:
         """Couplings averaged over q = N(mean, covariance): A^(k) = E_q[∇^k S]/k!, exactly.
@@ -224,6 +213,24 @@ class Action:
         """k! A^(k), the k-th derivative of S at the base point, or at another one if the action is exact."""
         action = self if at is None else self.recenter(at)
         return factorial(order) * action._coupling(as_count(order, "order", minimum=0))
+
+    def propagator(self, at=None) -> np.ndarray:
+        """Δ = (−2A^(2))^{-1} at the base point, or at another one if the action is exact; see `stationary.propagator`."""
+        from .stationary import propagator
+
+        return propagator(self, at)
+
+    def modes(self, n_starts: int = 64, seed: int = 0) -> tuple:
+        """Stationary points of S from many starts, classified, the highest first; see `stationary.modes`."""
+        from .stationary import modes
+
+        return modes(self, n_starts, seed)
+
+    def laplace(self, n_starts: int = 64, seed: int = 0):
+        """ln ∫ exp S from the maxima of S, with the two-loop diagrams as its error; see `stationary.laplace`."""
+        from .stationary import laplace
+
+        return laplace(self, n_starts, seed)
 
     def __add__(self, other: Action) -> Action:
         if not isinstance(other, Action):
@@ -370,8 +377,8 @@ def _common_n_dim(couplings: dict) -> int:
     return n_dim
 
 
-def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray, M: np.ndarray) -> dict[int, SymmetricTensor]:
-    """A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[M, …, M, c, …, c]."""
+def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray) -> dict[int, SymmetricTensor]:
+    """A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[·, …, ·, c, …, c]."""
     vector, shifted = SymmetricTensor.from_packed(c, c.size, 1), {}
     for m, T in couplings.items():
         for k in range(m, -1, -1):
@@ -380,8 +387,7 @@ def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray, M: np.ndarray
             if k == 0 or not c.any():
                 break
             T = T.contract(vector)
-    unmoved = np.array_equal(M, np.eye(c.size))
-    return {k: T if unmoved else T.transform(M) for k, T in sorted(shifted.items())}
+    return dict(sorted(shifted.items()))
 
 
 def _gaussian_average(couplings: dict, covariance: np.ndarray, sign: float) -> dict[int, SymmetricTensor]:
