@@ -29,9 +29,8 @@ from . import series
 from .action import Action, _shifted
 from .arrays import _as_real, _refuse_non_finite, as_count, as_vector
 from .errors import GaugeError, InputError
-from .tensors import SymmetricTensor, multiplicity
+from .tensors import SymmetricTensor
 
-_MOST_TERMS = 1e8  # monomials before those that agree are added up
 
 
 def pullback(action: Action, matrix, shift=None) -> Action:
@@ -63,7 +62,7 @@ def pullback(action: Action, matrix, shift=None) -> Action:
     at = np.zeros(M.shape[1]) if exact else _preimage(M, solve, action.at - b)
     rows = sparse.csr_array(M)
     couplings = _shifted(action.couplings, b - action.at) if exact else action.couplings
-    couplings = {k: _transformed(T, rows) for k, T in couplings.items()}
+    couplings = {k: T.transform(rows) for k, T in couplings.items()}
     if log_det is not None:
         constant = couplings[0][()] if 0 in couplings else 0.0
         couplings[0] = SymmetricTensor.from_entries([[]], [constant + log_det], M.shape[1])
@@ -164,7 +163,7 @@ class Composition:
         cut, n_dim = self.action.order, self.action.n_dim
         known = series.compose(self._outer.couplings, self._displacement, self.known_order) if self.known_order > cut else {}
         higher = {k: T for k, T in known.items() if k > cut}
-        return Action(higher or {1: _collected(np.zeros((0, 1)), np.zeros(0), n_dim)}, gauge=self._outer.gauge)
+        return Action(higher or {1: SymmetricTensor.from_monomials(np.zeros((0, 1)), np.zeros(0), n_dim)}, gauge=self._outer.gauge)
 
 
 def compose(action: Action, polynomial: Mapping, order: int) -> Composition:
@@ -204,38 +203,6 @@ def compose(action: Action, polynomial: Mapping, order: int) -> Composition:
     return Composition(Action(couplings, gauge=gauge), known, outer, f)
 
 
-def _transformed(T: SymmetricTensor, rows: sparse.csr_array) -> SymmetricTensor:
-    """T[M, …, M] for the rows of M: entry by entry where these or T are sparse, as a full tensor where neither is."""
-    index, coefficient = T.indices[T.values != 0], (T.values * T.multiplicity)[T.values != 0]
-    n_terms = np.diff(rows.indptr)[index].prod(axis=1, dtype=float).sum()
-    if n_terms > min(float(T.n_dim) ** T.order, _MOST_TERMS):
-        return T.transform(rows.toarray())
-    for j in range(T.order):
-        source, column, entry = _entries_of_rows(rows, index[:, j])
-        index, coefficient = index[source], coefficient[source] * entry
-        index[:, j] = column
-    return _collected(index, coefficient, rows.shape[1])
-
-
-def _entries_of_rows(rows: sparse.csr_array, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All entries of the chosen rows one after the other: which choice each belongs to, its column and its value."""
-    count = np.diff(rows.indptr)[chosen]
-    source = np.repeat(np.arange(len(chosen)), count)
-    place = np.arange(len(source)) + (rows.indptr[chosen] - np.cumsum(count) + count)[source]
-    return source, rows.indices[place], rows.data[place]
-
-
-def _collected(index: np.ndarray, coefficient: np.ndarray, n_dim: int) -> SymmetricTensor:
-    """The tensor of Σ coefficient · x_index, where a monomial may occur several times, its indices in any order."""
-    index = np.sort(index, axis=1)
-    ascending = np.lexsort([np.zeros(len(index)), *index.T])
-    index = index[ascending]
-    new = np.ones(len(index), dtype=bool)
-    new[1:] = np.any(index[1:] != index[:-1], axis=1)
-    total = np.bincount(np.cumsum(new) - 1, coefficient[ascending])
-    return SymmetricTensor.from_entries(index[new], total / multiplicity(index[new]), n_dim)
-
-
 def _restricted(couplings: Mapping[int, SymmetricTensor], free: np.ndarray, factor: np.ndarray) -> dict[int, SymmetricTensor]:
     """Held variables turn into factors, the others are numbered anew; an entry's order is how many of its indices are free."""
     number = np.cumsum(free) - 1
@@ -248,12 +215,12 @@ def _restricted(couplings: Mapping[int, SymmetricTensor], free: np.ndarray, fact
             rows = n_left == k
             index = number[T.indices[rows][left[rows]]].reshape(rows.sum(), k)
             parts.setdefault(k, []).append((index, coefficient[rows]))
-    return {k: _collected(*map(np.concatenate, zip(*p)), int(free.sum())) for k, p in sorted(parts.items())}
+    return {k: SymmetricTensor.from_monomials(*map(np.concatenate, zip(*p)), int(free.sum())) for k, p in sorted(parts.items())}
 
 
 def _side_by_side(blocks: list[tuple[SymmetricTensor, int]], n_dim: int) -> SymmetricTensor:
     index = np.concatenate([T.indices + start for T, start in blocks])
-    return _collected(index, np.concatenate([T.values * T.multiplicity for T, _ in blocks]), n_dim)
+    return SymmetricTensor.from_monomials(index, np.concatenate([T.values * T.multiplicity for T, _ in blocks]), n_dim)
 
 
 def _block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:

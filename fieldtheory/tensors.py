@@ -190,11 +190,29 @@ class SymmetricTensor:
         Parameters
         ----------
         matrix : array_like or scipy sparse array, shape (n_dim, n_new)
-            A packed tensor goes through the dense one and n_new^order numbers; a sparse one replaces each index by those M leads to.
+            Where its rows and the tensor have few entries, each index is replaced by those it leads to; else the full tensor is formed.
         """
         if np.ndim(matrix) != 2 or matrix.shape[0] != self.n_dim:
             raise InputError(f"matrix must have shape ({self.n_dim}, n_new), got {np.shape(matrix)}.")
-        return self._transform(matrix)
+        M = sparse.csr_array(matrix)
+        chosen = np.flatnonzero(self.values)
+        index, coefficient = self.indices[chosen], (self.values * self.multiplicity)[chosen]
+        terms = int(np.diff(M.indptr)[index].prod(axis=1, dtype=float).sum())
+        if terms > self.n_dim**self.order:
+            return self._transform_full(M.toarray())
+        memory.require(8 * (1 + self.order) * terms, "the transformed coupling", "use a matrix with fewer entries per row")
+        for leg in range(self.order):
+            source, column, entry = _entries_of_rows(M, index[:, leg])
+            index, coefficient = index[source], coefficient[source] * entry
+            index[:, leg] = column
+        return _of_monomials(index, coefficient, M.shape[1])
+
+    def _transform_full(self, matrix: np.ndarray) -> SymmetricTensor:
+        """Contract the first leg, put the new one last: after k turns all are new."""
+        full, n_new = self.dense(), matrix.shape[1]
+        for _ in range(self.order):
+            full = np.tensordot(full, matrix, axes=(0, 0))
+        return SymmetricTensor.from_packed(full[tuple(colex_indices(n_new, self.order).T)], n_new, self.order)
 
     def contract(self, other: SymmetricTensor) -> SymmetricTensor:
         """R_I = Σ_J T_{I∪J} B_J, contraction with a symmetric tensor B of lower or equal order."""
@@ -278,17 +296,6 @@ class PackedTensor(SymmetricTensor):
         """The tensor with other values."""
         return SymmetricTensor.from_packed(values, self.n_dim, self.order)
 
-    def _transform(self, matrix) -> SymmetricTensor:
-        """Contract the first leg, put the new one last: after k turns all are new."""
-        matrix = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
-        n_new = matrix.shape[1]
-        if self.order == 0:
-            return SymmetricTensor.from_packed(self.values, n_new, 0)
-        full = self.dense()
-        for _ in range(self.order):
-            full = np.tensordot(full, matrix, axes=(0, 0))
-        return SymmetricTensor.from_packed(full[tuple(colex_indices(n_new, self.order).T)], n_new, self.order)
-
     def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
         rest = colex_indices(self.n_dim, self.order - other.order)
         result = np.zeros(len(rest))
@@ -327,21 +334,6 @@ class SparseTensor(SymmetricTensor):
         _refuse_non_finite(values, f"coupling of order {self.order}")
         return SparseTensor(self.indices, values, self.n_dim, self.order)
 
-    def _transform(self, matrix) -> SymmetricTensor:
-        """As a polynomial: each factor x_i of a monomial becomes Σ_j M_ij y_j, one leg after another."""
-        M = sparse.csr_array(matrix)
-        choices = np.diff(M.indptr)
-        indices, weights = self.indices, self.values * self.multiplicity
-        terms = int(choices[indices].astype(np.float64).prod(axis=1).sum())
-        memory.require(8 * (1 + self.order) * terms, "the transformed coupling", "use a matrix with fewer entries per row")
-        for leg in range(self.order):
-            i = indices[:, leg]
-            source = np.repeat(np.arange(len(i)), choices[i])
-            entry = M.indptr[i][source] + np.arange(source.size) - np.repeat(np.cumsum(choices[i]) - choices[i], choices[i])
-            indices, weights = indices[source], weights[source] * M.data[entry]
-            indices[:, leg] = M.indices[entry]
-        return _of_monomials(indices, weights, M.shape[1])
-
     def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
         """As a polynomial: choose which factors of each monomial are closed with B; all choices weigh the same."""
         k, r = self.order, other.order
@@ -378,6 +370,14 @@ def _checked_entries(indices, values, n_dim: int) -> tuple[np.ndarray, np.ndarra
 def _of_monomials(indices: np.ndarray, coefficients: np.ndarray, n_dim: int) -> SymmetricTensor:
     indices, coefficients = sum_equal(indices, coefficients)
     return _economical(indices, coefficients / multiplicity(indices), n_dim)
+
+
+def _entries_of_rows(rows: sparse.csr_array, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All entries of the chosen rows one after the other: which choice each belongs to, its column and its value."""
+    count = np.diff(rows.indptr)[chosen]
+    source = np.repeat(np.arange(len(chosen)), count)
+    place = np.arange(len(source)) + (rows.indptr[chosen] - np.cumsum(count) + count)[source]
+    return source, rows.indices[place], rows.data[place]
 
 
 def _economical(indices: np.ndarray, values: np.ndarray, n_dim: int) -> SymmetricTensor:
