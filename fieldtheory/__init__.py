@@ -22,14 +22,16 @@ _HOME = {
     "Comparison": "comparison",
     "Estimate": "estimation",
     "NoiseSchedule": "schedule",
+    "SymbolicAction": "symbolic",
     "SymmetricTensor": "tensors",
     "compare": "comparison",
     "estimate": "estimation",
+    "parse_action": "text",
     "sample": "sampling",
     "sample_chains": "sampling",
 }
-_MODULES = ("arrays", "errors", "files", "generalization", "normalizability", "plots", "sampling", "series", "symmetries",
-            "tensors", "theories")
+_MODULES = ("arrays", "errors", "files", "generalization", "normalizability", "plots", "sampling", "series", "symbolic",
+            "symmetries", "tensors", "text", "theories")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 
