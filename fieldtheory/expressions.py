@@ -2,9 +2,9 @@
 
     S = Σ_I c_I u_{i1} ⋯ u_{ik},    u = x − at,    c_I = k!/Πα! · A^(k)_I.
 
-`to_sympy` writes c_I as a Float of as many bits as it needs, `from_sympy` reads every number exactly and rounds A^(k)_I once. An
-expression is walked as it stands, not expanded by sympy: sums of 10⁵ monomials take seconds, and products are formed under the limits of
-`polynomials`.
+`to_sympy` writes c_I as a Float, of more than 53 bits where it takes them; `from_sympy` reads every number exactly and rounds
+A^(k)_I once. An expression is walked as it stands, not expanded by sympy: sums of 10⁵ monomials take seconds, and products are formed
+under the limits of `polynomials`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .action import Action
 from .arrays import as_vector
 from .errors import InputError
 from .notation import quoted, variable_names
-from .polynomials import Expansion, Polynomial, from_couplings, to_couplings
+from .polynomials import Expansion, Polynomial, entries, multiplicity, to_couplings
 
 if TYPE_CHECKING:
     import sympy
@@ -82,8 +82,8 @@ def to_sympy(action: Action, symbols: Sequence[sympy.Symbol] | None = None) -> s
     symbols = as_variables(map(symbol_of, variable_names(action)) if symbols is None else symbols)
     if len(symbols) != action.n_dim:
         raise InputError(f"symbols must be one per variable, got {len(symbols)} for {action.n_dim} variables.")
-    u = [x - _float(Fraction(a)) if a else x for x, a in zip(symbols, action.at.tolist())]
-    terms = ((_float(c), sympy.Mul(*[u[i] for i in index])) for index, c in from_couplings(action._powers).items())
+    u = [x - sympy.Float(a) if a else x for x, a in zip(symbols, action.at.tolist())]
+    terms = ((_float(value, multiplicity(index)), sympy.Mul(*[u[i] for i in index])) for index, value in entries(action._powers))
     return sympy.Add(*[sympy.Mul(c, *sympy.Mul.make_args(u_I), evaluate=False) for c, u_I in terms])  # c (x - a) stays one term
 
 
@@ -233,15 +233,17 @@ def free_symbols(expression: sympy.Expr) -> set[sympy.Symbol]:
 def _free_symbols_found(free: set[sympy.Symbol], variables: Sequence[sympy.Symbol]) -> str:
     names = sorted(names_of(free))
     doubles = set(names) & set(names_of(variables))
-    way_out = (f"{min(doubles)} has the name of a variable but other assumptions, use one symbol for both" if doubles else
+    way_out = (f"{min(doubles)} has the name of a variable but other assumptions or another shape, use one symbol for both" if doubles else
                "give them values with .subs, or keep them with ft.SymbolicAction")
     return f"expression must have numeric coefficients, got the free symbols {', '.join(names)}; {way_out}."
 
 
-def _float(c: Fraction) -> sympy.Float:
-    """A dyadic fraction with as many bits as it needs, 53 at least."""
+def _float(value: float, factor: int) -> sympy.Float:
+    """factor · value, in more than 53 bits only where 53 would not give `value` back."""
     import sympy
 
-    n = abs(c.numerator)
-    odd = n // (n & -n)
-    return sympy.Float(sympy.Rational(c.numerator, c.denominator), precision=max(53, odd.bit_length()))
+    if factor * value / factor == value:
+        return sympy.Float(factor * value)
+    c = factor * Fraction(value)
+    odd = abs(c.numerator) // (c.numerator & -c.numerator)
+    return sympy.Float(sympy.Rational(c.numerator, c.denominator), precision=odd.bit_length())

@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from decimal import Context, Decimal
-from itertools import groupby
 
 import numpy as np
 
 from .action import Action
 from .errors import InputError
-from .polynomials import entries, multiplicity
+from .polynomials import entries, multiplicity, runs
 
 NAME = r"[^\W\d]\w*(?:\[\s*[0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*\s*\])?"
 _BARE_INDEX = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")
@@ -130,8 +129,7 @@ def name_latex(name: str) -> str:
 
 def powers(index: Sequence[int], factors: Sequence[str], pattern: str = "{}**{}") -> list[str]:
     """(0, 1, 1) → x0, x1**2."""
-    counted = [(factors[i], sum(1 for _ in run)) for i, run in groupby(index)]
-    return [pattern.format(factor, n) if n > 1 else factor for factor, n in counted]
+    return [pattern.format(factors[i], n) if n > 1 else factors[i] for i, n in runs(index)]
 
 
 def signed_sum(terms: Sequence[str]) -> str:

@@ -24,8 +24,8 @@ from .errors import InputError
 from .tensors import SymmetricTensor
 
 MAX_ORDER = 20  # 20! is the last multiplicity that fits in 64 bits
-MAX_PRODUCTS = 2_000_000
-_MAX_BITS = 8192
+MAX_PRODUCTS = 500_000
+_MAX_BITS = 4096
 
 Polynomial = dict[tuple[int, ...], object]
 
@@ -36,7 +36,7 @@ class Expansion:
     Parameters
     ----------
     n_products : int
-        How many products of two terms may be formed, about a microsecond each.
+        How many products of two terms may be formed, a few microseconds each.
     advice : str
         What to do where they do not suffice.
     """
@@ -83,7 +83,7 @@ class Expansion:
         if not 0 <= exponent <= MAX_ORDER:
             found = exponent if exponent.bit_length() < 64 else "more than 2^63"
             raise InputError(f"exponents must be whole numbers from 0 to {MAX_ORDER}, got {found}.")
-        self._require(len(p) * comb(len(p) + exponent - 2, exponent - 1) if exponent > 1 else 0)
+        self._require(len(p) * comb(len(p) + exponent - 1, exponent - 1) if exponent > 1 else 0)  # if no two terms are alike
         return self.multiply(*[p] * exponent)
 
     def spend(self, n_products: int) -> None:
@@ -99,8 +99,8 @@ class Expansion:
 def _short(c):
     """An exact number as it is; digits that pile up without end are refused."""
     if isinstance(c, int | Fraction) and c.numerator.bit_length() + c.denominator.bit_length() > _MAX_BITS:
-        raise InputError(f"coefficients must fit into {_MAX_BITS:,} bits before they are rounded, one takes more; write its "
-                         "factors as decimals.")
+        raise InputError(f"coefficients must fit into {_MAX_BITS:,} bits before they are rounded, one takes more; round its "
+                         "factors first.")
     return c
 
 
@@ -110,11 +110,16 @@ def _monomial(index: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(index))
 
 
+def runs(monomial: Sequence[int]) -> list[tuple[int, int]]:
+    """(0, 1, 1) → (0, 1), (1, 2): each variable with its exponent."""
+    return [(i, sum(1 for _ in run)) for i, run in groupby(monomial)]
+
+
 def multiplicity(monomial: tuple[int, ...]) -> int:
     """k!/Πα!: how many entries of the full tensor a monomial stands for."""
     count = factorial(len(monomial))
-    for _, run in groupby(monomial):
-        count //= factorial(sum(1 for _ in run))
+    for _, exponent in runs(monomial):
+        count //= factorial(exponent)
     return count
 
 

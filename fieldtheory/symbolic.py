@@ -23,12 +23,14 @@ from .errors import InputError, NotNormalizableError
 from .expressions import as_variables, compiled, elements, exact, free_symbols, names_of, read, symbol_of
 from .integration import gaussian_integral, positions
 from .notation import SHOWN, formula, latex_term, quoted, signed_sum
-from .polynomials import Expansion, Polynomial, multiplicity
+from .polynomials import Expansion, Polynomial, multiplicity, runs
 from .tensors import SymmetricTensor
 from .text import read_polynomial
 
 if TYPE_CHECKING:
     import sympy
+
+_MAX_PRODUCTS = 100_000  # of expressions: some ten microseconds each
 
 
 class SymbolicAction:
@@ -326,12 +328,9 @@ def _derivative(polynomial: Polynomial, i: int) -> Polynomial:
 
 def _substituted(polynomial: Polynomial, images: Sequence[Polynomial]) -> Polynomial:
     """P with u_i replaced by the polynomial images[i]."""
-    expansion, total = Expansion(), {}
+    expansion, total = Expansion(_MAX_PRODUCTS, "bind the parameters and do it in numbers"), {}
     for index, c in polynomial.items():
-        term: Polynomial = {(): c}
-        for i in index:
-            term = expansion.multiply(term, images[i])
-        expansion.add(total, term)
+        expansion.add(total, expansion.multiply({(): c}, *(expansion.power(images[i], n) for i, n in runs(index))))
     return total
 
 

@@ -30,7 +30,7 @@ _NUMBERED = re.compile(r"(.*?[^\W\d])(0|[1-9][0-9]{0,8})")
 _CONSTANTS = {"pi", "inf", "infinity", "nan"}
 _DIGITS = frozenset("0123456789")
 _EXPONENTS = frozenset(map(str, range(MAX_ORDER + 1)))
-_MAX_LENGTH, _MAX_DEPTH, _MAX_DIGITS, _MAX_POWER_OF_TEN, _MAX_VARIABLES = 20_000_000, 50, 200, 400, 1_000_000
+_MAX_LENGTH, _MAX_DEPTH, _MAX_DIGITS, _MAX_POWER_OF_TEN, _MAX_VARIABLES = 20_000_000, 50, 60, 400, 1_000_000
 
 
 def parse_action(text: str, variables: Sequence[str] | None = None, at=None) -> Action:
