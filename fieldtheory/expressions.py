@@ -202,7 +202,7 @@ def elements(variables) -> Iterable:
     """One by one: a single variable, a sequence, and an IndexedBase with a shape in the order of its indices."""
     import sympy
 
-    for x in [variables] if isinstance(variables, str | sympy.Basic) else variables:
+    for x in [variables] if isinstance(variables, str | sympy.Expr) else variables:
         if isinstance(x, sympy.IndexedBase) and x.shape and all(n.is_Integer for n in x.shape):
             yield from (x[index] for index in np.ndindex(*map(int, x.shape)))
         else:

@@ -27,7 +27,7 @@ from .action import Action
 from .arrays import as_count
 from .errors import InputError, NotNormalizableError
 from .notation import powers, quoted, variable_names
-from .polynomials import Expansion, Polynomial, from_couplings, to_couplings
+from .polynomials import Expansion, Polynomial, from_couplings, ordered, to_couplings
 
 _MAX_PAIRS = 20_000_000
 _ADVICE = "integrate out fewer variables at a time"
@@ -59,16 +59,16 @@ def integrate_out(action: Action, variables: Sequence[int | str]) -> Action:
     """
     action._require_exact("integrated over")
     names = variable_names(action)
-    out = positions(variables, names)
+    out = positions(variables, names, action.names or ())
     polynomial, kept = gaussian_integral(from_couplings(action.couplings), out, names, _solve)
     return Action(to_couplings(polynomial, len(kept)), action.at[kept], names=[names[i] for i in kept])
 
 
-def positions(variables: Sequence[int | str], names: Sequence[str]) -> list[int]:
-    """Which variables are meant; raises `InputError` unless some are and some are not."""
+def positions(variables: Sequence[int | str], names: Sequence[str], aliases: Sequence[str] = ()) -> list[int]:
+    """Which variables are meant, by index, name or alias; raises `InputError` unless some are and some are not."""
     if isinstance(variables, str | int | np.integer):
         variables = [variables]
-    known = {name: i for i, name in enumerate(names)}
+    known = {name: i for called in (aliases, names) for i, name in enumerate(called)}
     out = sorted({known.get("".join(v.split()), -1) if isinstance(v, str) else as_count(v, "variable", 0) for v in variables})
     if not out or out[0] < 0 or out[-1] >= len(names) or len(out) == len(names):
         shown = ", ".join(names if len(names) <= 6 else [*names[:3], "…", names[-1]])
@@ -110,7 +110,7 @@ def gaussian_integral(polynomial: Polynomial, out: Collection[int], names: Seque
         pairs, constant = solve([names[y] for y in row], K, B, len(sources))
         expansion.add(effective, {(): constant})
         for (p, source), (q, other) in combinations_with_replacement(enumerate(sources), 2):
-            expansion.add(effective, {tuple(sorted(source + other)): (1 + (p != q)) * pairs[p][q]})
+            expansion.add(effective, {ordered(source + other): (1 + (p != q)) * pairs[p][q]})
     kept = sorted({*range(len(names))} - set(out))
     renumbered = {i: k for k, i in enumerate(kept)}
     return {tuple(renumbered[i] for i in monomial): c for monomial, c in effective.items()}, kept

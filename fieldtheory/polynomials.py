@@ -63,7 +63,7 @@ class Expansion:
                 coefficient = coefficient if c == 1 else _short(c * coefficient)
             else:
                 sums.append(p)
-        product = {_monomial(index): coefficient}
+        product = {ordered(index): coefficient}
         for p in sums:
             product = self._multiply(product, p)
         return product
@@ -73,7 +73,7 @@ class Expansion:
         product: Polynomial = {}
         for a, c in p.items():
             for b, d in q.items():
-                monomial = _monomial(a + b)
+                monomial = ordered(a + b)
                 known = product.get(monomial)
                 product[monomial] = _short(c * d if known is None else known + c * d)
         return {monomial: c for monomial, c in product.items() if c}
@@ -104,7 +104,8 @@ def _short(c):
     return c
 
 
-def _monomial(index: Sequence[int]) -> tuple[int, ...]:
+def ordered(index: Sequence[int]) -> tuple[int, ...]:
+    """The monomial of these variables; raises `InputError` beyond order 20."""
     if len(index) > MAX_ORDER:
         raise InputError(f"an action must be of order at most {MAX_ORDER}, got a term of order {len(index)}.")
     return tuple(sorted(index))

@@ -9,6 +9,7 @@ into numbers as often as wanted.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from math import factorial
@@ -138,14 +139,14 @@ class SymbolicAction:
         """∇S, a column of n_dim expressions in the variables."""
         import sympy
 
-        return sympy.Matrix([self._assembled(_derivative(self._polynomial, i)) for i in range(self.n_dim)])
+        return sympy.Matrix(list(map(self._assembled, _gradient(self._polynomial, self.n_dim))))
 
     def hessian(self) -> sympy.Matrix:
         """∂_i ∂_j S, an (n_dim, n_dim) matrix of expressions in the variables."""
         import sympy
 
-        rows = [_derivative(self._polynomial, i) for i in range(self.n_dim)]
-        return sympy.Matrix(self.n_dim, self.n_dim, lambda i, j: self._assembled(_derivative(rows[i], j)))
+        rows = [_gradient(p, self.n_dim) for p in _gradient(self._polynomial, self.n_dim)]
+        return sympy.Matrix([list(map(self._assembled, row)) for row in rows])
 
     def recenter(self, at: Sequence) -> SymbolicAction:
         """The same function, with its couplings at another base point, numbers or expressions free of the variables."""
@@ -281,8 +282,8 @@ def _parameters(expressions: Iterable[sympy.Expr], variables: Sequence[sympy.Sym
     found = set().union(*map(free_symbols, dict.fromkeys(expressions)))
     parameters = tuple(sorted(found, key=str))
     names = names_of([*variables, *parameters])
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
+    if len(set(names)) < len(names):
+        [(double, _)] = Counter(names).most_common(1)
         raise InputError(f"variables and parameters must have distinct names, {double} occurs twice; if it is the same symbol with other "
                          "assumptions, use one for both.")
     return parameters
@@ -316,14 +317,14 @@ def _without_zeros(polynomial: Polynomial) -> Polynomial:
     return {index: c for index, c in polynomial.items() if c != 0}
 
 
-def _derivative(polynomial: Polynomial, i: int) -> Polynomial:
-    """∂P/∂u_i."""
-    lowered = {}
+def _gradient(polynomial: Polynomial, n_dim: int) -> list[Polynomial]:
+    """∂P/∂u_i for every i."""
+    derivatives: list[Polynomial] = [{} for _ in range(n_dim)]
     for index, c in polynomial.items():
-        if i in index:
+        for i, exponent in runs(index):
             first = index.index(i)
-            lowered[index[:first] + index[first + 1:]] = index.count(i) * c
-    return lowered
+            derivatives[i][index[:first] + index[first + 1:]] = exponent * c
+    return derivatives
 
 
 def _substituted(polynomial: Polynomial, images: Sequence[Polynomial]) -> Polynomial:

@@ -12,7 +12,9 @@ from scipy.integrate import dblquad, quad
 
 import fieldtheory as ft
 from fieldtheory.errors import GaugeError, InputError, NotNormalizableError
-from fieldtheory.tensors import packed_size
+from fieldtheory.expressions import symbol_of
+from fieldtheory.notation import variable_names
+from fieldtheory.tensors import colex_indices, packed_size
 
 X = sympy.symbols("x0:3")
 phi, sigma, m2, M, g, lam = sympy.symbols("phi sigma m2 M g lambda", positive=True)
@@ -33,7 +35,7 @@ def chain(n_dim):
 def random_symbolic(seed, n_dim=2, order=3):
     """Dense, with two parameters and a base point."""
     rng = np.random.default_rng(seed)
-    monomials = [index for k in range(order + 1) for index in ft.tensors.colex_indices(n_dim, k).tolist()]
+    monomials = [index for k in range(order + 1) for index in colex_indices(n_dim, k).tolist()]
     numbers = rng.integers(1, 9, (len(monomials), 4)).tolist()
     expression = sympy.Add(*[(sympy.Rational(p, q) * g**r - b * s) * sympy.prod([X[i] for i in index])
                              for index, (p, q, r, s) in zip(monomials, numbers)])
@@ -50,10 +52,10 @@ def same(first, second):
 @given(actions())
 @settings(deadline=None)
 def test_sympy_brings_every_bit_back(S):
-    symbols = [ft.expressions.symbol_of(name) for name in ft.notation.variable_names(S)]
+    symbols = [symbol_of(name) for name in variable_names(S)]
     back = ft.Action.from_sympy(S.to_sympy(), symbols)
     assert_same_couplings(back, S)
-    assert back.names == ft.notation.variable_names(S)
+    assert back.names == variable_names(S)
 
 
 @given(actions(at=st.floats(-1e3, 1e3)))
@@ -208,7 +210,7 @@ def test_couplings_vertices_score_and_hessian_are_derivatives(seed):
     here = dict(zip(S.variables, S.at))
     assert same(S.expression, expression)
     for k in range(4):
-        for index in ft.tensors.colex_indices(2, k).tolist():
+        for index in colex_indices(2, k).tolist():
             vertex = expression.diff(*[X[i] for i in index]).subs(here) if k else expression.subs(here)
             assert same(S[tuple(index[::-1])] * sympy.factorial(k), vertex)
             assert same(S.vertex(k).get(tuple(index), 0), vertex)
@@ -460,10 +462,18 @@ def test_many_fields_on_their_own_sites_cost_no_large_inverse():
     assert effective[7, 7, 7, 7] == sympy.Rational(1, 200)
 
 
+def test_sites_are_called_as_the_lattice_calls_them():
+    S = ft.theories.phi4(ft.theories.lattice((2, 2)), 1.0, 0.0)
+    for name in ("0,1", "x[0,1]", 1):
+        assert S.integrate_out([name]).names == ("x[0,0]", "x[1,0]", "x[1,1]")
+
+
 OUT_REFUSED = {
     "quartic": (lambda: yukawa().integrate_out(phi), InputError, ENTERS + "'phi**4'; the result would be no polynomial."),
     "mass that depends": (lambda: ft.parse_action("-s**2 - x**2*s**2 - x**2").integrate_out("s"), InputError,
                           ENTERS + "'s**2*x**2'; the result would be no polynomial."),
+    "high order": (lambda: ft.parse_action("-s**2 + s*x**11").integrate_out("s"), InputError,
+                   "an action must be of order at most 20, got a term of order 22."),
     "inverted": (lambda: ft.SymbolicAction(M * sigma**2 - phi**2, [phi, sigma]).integrate_out(sigma), NotNormalizableError, CONFINED),
     "flat": (lambda: ft.SymbolicAction(sigma * phi - phi**2, [phi, sigma]).integrate_out(sigma), NotNormalizableError, CONFINED),
     "saddle": (lambda: ft.parse_action("-x**2 - y**2 + 3*x*y - z**2").integrate_out(["x", "y"]), NotNormalizableError,

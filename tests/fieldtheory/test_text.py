@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 import fieldtheory as ft
 from fieldtheory.errors import InputError
+from fieldtheory.notation import name_latex, variable_names
 from fieldtheory.polynomials import MAX_ORDER, from_couplings, to_couplings
 from fieldtheory.tensors import packed_size
 
 
 def again(S):
-    return ft.parse_action(S.to_text(), ft.notation.variable_names(S), S.at)
+    return ft.parse_action(S.to_text(), variable_names(S), S.at)
 
 
 @given(actions())
@@ -228,4 +229,4 @@ LETTERS = {"x12": "x_{12}", "phi[0,1]": r"\phi_{0,1}", "sigma_x": r"\sigma_{x}",
 
 @pytest.mark.parametrize("name", LETTERS)
 def test_latex_of_names(name):
-    assert ft.notation.name_latex(name) == LETTERS[name]
+    assert name_latex(name) == LETTERS[name]
