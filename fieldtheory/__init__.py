@@ -30,8 +30,8 @@ _HOME = {
     "sample": "sampling",
     "sample_chains": "sampling",
 }
-_MODULES = ("arrays", "errors", "files", "generalization", "normalizability", "plots", "sampling", "series", "symbolic",
-            "symmetries", "tensors", "text", "theories")
+_MODULES = ("arrays", "assembly", "calculus", "errors", "files", "flow_equation", "generalization", "graphs", "normalizability", "plots",
+            "sampling", "series", "stationary", "symbolic", "symmetries", "tensors", "text", "theories", "units")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

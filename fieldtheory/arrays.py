@@ -7,6 +7,7 @@ trusted further in. Columns that never vary carry no density: `Columns` leaves t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -95,6 +96,17 @@ def as_count(value, name: str, minimum: int = 1) -> int:
     if not whole or value < minimum:
         raise InputError(f"{name} must be a whole number of at least {minimum}, got {value!r}.")
     return int(value)
+
+
+def as_number(value, name: str) -> float:
+    """One finite real number; raises `InputError` otherwise."""
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else np.nan
+    except OverflowError:
+        number = np.inf
+    if not np.isfinite(number):
+        raise InputError(f"{name} must be a finite number, got {value!r}.")
+    return number
 
 
 def _as_real(values, name: str) -> np.ndarray:

@@ -4,7 +4,7 @@
 
 `to_sympy` writes c_I as a Float, of more than 53 bits where it takes them; `from_sympy` reads every number exactly and rounds
 A^(k)_I once. An expression is walked as it stands, not expanded by sympy: sums of 10⁵ monomials take seconds, and products are formed
-under the limits of `polynomials`.
+under the limits of `monomials`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from .action import Action
 from .arrays import as_vector
 from .errors import InputError
+from .monomials import Expansion, Terms, entries, multiplicity, to_couplings
 from .notation import quoted, variable_names
-from .polynomials import Expansion, Polynomial, entries, multiplicity, to_couplings
 
 if TYPE_CHECKING:
     import sympy
@@ -87,7 +87,7 @@ def to_sympy(action: Action, symbols: Sequence[sympy.Symbol] | None = None) -> s
     return sympy.Add(*[sympy.Mul(c, *sympy.Mul.make_args(u_I), evaluate=False) for c, u_I in terms])  # c (x - a) stays one term
 
 
-def read(expression: sympy.Expr, variables: Sequence[sympy.Symbol], at: Sequence, constant: Callable) -> Polynomial:
+def read(expression: sympy.Expr, variables: Sequence[sympy.Symbol], at: Sequence, constant: Callable) -> Terms:
     """An expression as a polynomial in u = x − at.
 
     Parameters
@@ -114,11 +114,11 @@ def read(expression: sympy.Expr, variables: Sequence[sympy.Symbol], at: Sequence
 class _Walk:
     """One visit per node of the expression."""
 
-    def __init__(self, leaves: dict[sympy.Expr, Polynomial], constant: Callable):
+    def __init__(self, leaves: dict[sympy.Expr, Terms], constant: Callable):
         self.leaves, self.constant = leaves, constant
         self.expansion = Expansion()
 
-    def polynomial(self, e: sympy.Expr) -> Polynomial:
+    def polynomial(self, e: sympy.Expr) -> Terms:
         if e in self.leaves:
             return self.leaves[e]
         if e.is_Add:
@@ -138,8 +138,8 @@ class _Walk:
         c = self.constant(e)
         return {(): c} if c else {}
 
-    def sum(self, terms: Iterable[sympy.Expr]) -> Polynomial:
-        total: Polynomial = {}
+    def sum(self, terms: Iterable[sympy.Expr]) -> Terms:
+        total: Terms = {}
         for term in terms:
             self.expansion.add(total, self.polynomial(term))
         return total

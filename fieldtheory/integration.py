@@ -26,8 +26,8 @@ from scipy.linalg import solve_triangular
 from .action import Action
 from .arrays import as_count
 from .errors import InputError, NotNormalizableError
+from .monomials import Expansion, Terms, from_couplings, ordered, to_couplings
 from .notation import powers, quoted, variable_names
-from .polynomials import Expansion, Polynomial, from_couplings, ordered, to_couplings
 
 _MAX_PAIRS = 20_000_000
 _ADVICE = "integrate out fewer variables at a time"
@@ -59,25 +59,27 @@ def integrate_out(action: Action, variables: Sequence[int | str]) -> Action:
     """
     action._require_exact("integrated over")
     names = variable_names(action)
-    out = positions(variables, names, action.names or ())
+    own = action.names or names
+    out = positions(variables, names, own)
     polynomial, kept = gaussian_integral(from_couplings(action.couplings), out, names, _solve)
-    return Action(to_couplings(polynomial, len(kept)), action.at[kept], names=[names[i] for i in kept])
+    return Action(to_couplings(polynomial, len(kept)), action.at[kept], names=[own[i] for i in kept])
 
 
 def positions(variables: Sequence[int | str], names: Sequence[str], aliases: Sequence[str] = ()) -> list[int]:
     """Which variables are meant, by index, name or alias; raises `InputError` unless some are and some are not."""
     if isinstance(variables, str | int | np.integer):
         variables = [variables]
-    known = {name: i for called in (aliases, names) for i, name in enumerate(called)}
-    out = sorted({known.get("".join(v.split()), -1) if isinstance(v, str) else as_count(v, "variable", 0) for v in variables})
+    distinct = aliases if len(set(aliases)) == len(aliases) else ()
+    known = {name: i for called in (distinct, names) for i, name in enumerate(called)}
+    out = sorted({known.get(v, -1) if isinstance(v, str) else as_count(v, "variable", 0) for v in variables})
     if not out or out[0] < 0 or out[-1] >= len(names) or len(out) == len(names):
         shown = ", ".join(names if len(names) <= 6 else [*names[:3], "…", names[-1]])
         raise InputError(f"variables must be some of {shown}, but not all, got {variables!r}.")
     return out
 
 
-def gaussian_integral(polynomial: Polynomial, out: Collection[int], names: Sequence[str],
-                      solve: Callable) -> tuple[Polynomial, list[int]]:
+def gaussian_integral(polynomial: Terms, out: Collection[int], names: Sequence[str],
+                      solve: Callable) -> tuple[Terms, list[int]]:
     """c + ½ bᵀK^{-1}b − ½ ln det(K/2π), for coefficients of any kind.
 
     Parameters
@@ -116,7 +118,7 @@ def gaussian_integral(polynomial: Polynomial, out: Collection[int], names: Seque
     return {tuple(renumbered[i] for i in monomial): c for monomial, c in effective.items()}, kept
 
 
-def _split(polynomial: Polynomial, out: set[int], names: Sequence[str]) -> tuple[Polynomial, dict[int, Polynomial], Polynomial]:
+def _split(polynomial: Terms, out: set[int], names: Sequence[str]) -> tuple[Terms, dict[int, Terms], Terms]:
     """c(x), b_a(x) by a, and the coefficients of y_a y_b."""
     rest, linear, quadratic = {}, {}, {}
     for monomial, c in polynomial.items():
@@ -134,7 +136,7 @@ def _split(polynomial: Polynomial, out: set[int], names: Sequence[str]) -> tuple
     return rest, linear, quadratic
 
 
-def _blocks(out: Collection[int], quadratic: Polynomial) -> list[nx.Graph]:
+def _blocks(out: Collection[int], quadratic: Terms) -> list[nx.Graph]:
     """The y as graphs of what K couples; c_ab is the attribute ``c`` of an edge."""
     graph = nx.Graph()
     graph.add_nodes_from(out)

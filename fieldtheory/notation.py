@@ -14,7 +14,7 @@ import numpy as np
 
 from .action import Action
 from .errors import InputError
-from .polynomials import entries, multiplicity, runs
+from .monomials import entries, multiplicity, runs
 
 NAME = r"[^\W\d]\w*(?:\[\s*[0-9]{1,9}(?:\s*,\s*[0-9]{1,9})*\s*\])?"
 _BARE_INDEX = re.compile(r"[0-9]{1,9}(?:,[0-9]{1,9})*")

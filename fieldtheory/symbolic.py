@@ -23,8 +23,8 @@ from .arrays import as_count
 from .errors import InputError, NotNormalizableError
 from .expressions import as_variables, compiled, elements, exact, free_symbols, names_of, read, symbol_of
 from .integration import gaussian_integral, positions
+from .monomials import Expansion, Terms, multiplicity, runs
 from .notation import SHOWN, formula, latex_term, quoted, signed_sum
-from .polynomials import Expansion, Polynomial, multiplicity, runs
 from .tensors import SymmetricTensor
 from .text import read_polynomial
 
@@ -124,12 +124,13 @@ class SymbolicAction:
         action = self if at is None else self.recenter(at)
         return {index: factorial(order) * A for index, A in action.couplings.get(order, {}).items()}
 
-    def propagator(self) -> sympy.Matrix:
-        """(−2 A^(2))^{-1} at the base point, shape (n_dim, n_dim); raises `InputError` where −2 A^(2) is singular."""
+    def propagator(self, at: Sequence | None = None) -> sympy.Matrix:
+        """(−2 A^(2))^{-1} at the base point or at another one, shape (n_dim, n_dim); `InputError` where −2 A^(2) is singular."""
         import sympy
         from sympy.matrices.exceptions import NonInvertibleMatrixError
 
-        K = sympy.Matrix(self.n_dim, self.n_dim, lambda i, j: -2 * self[int(i), int(j)])
+        action = self if at is None else self.recenter(at)
+        K = sympy.Matrix(self.n_dim, self.n_dim, lambda i, j: -2 * action[int(i), int(j)])
         try:
             return K.inv().applyfunc(_tidy)
         except NonInvertibleMatrixError:
@@ -187,7 +188,7 @@ class SymbolicAction:
         say that it is not.
         """
         names = names_of(self.variables)
-        out = positions([str(x) for x in elements(variables)], names)
+        out = positions(names_of(elements(variables)), names)
         polynomial, kept = gaussian_integral(self._polynomial, out, names, _solve)
         return self._of(polynomial, tuple(self.variables[i] for i in kept), tuple(self.at[i] for i in kept))
 
@@ -226,12 +227,12 @@ class SymbolicAction:
         return formula("S", names, orders, lambda index, c: latex_term(_coefficient_latex(c) if index else sympy.latex(c), index, factors))
 
     @classmethod
-    def _of(cls, polynomial: Polynomial, variables: tuple, at: tuple) -> SymbolicAction:
+    def _of(cls, polynomial: Terms, variables: tuple, at: tuple) -> SymbolicAction:
         action = cls.__new__(cls)
         action._hold(polynomial, variables, at)
         return action
 
-    def _hold(self, polynomial: Polynomial, variables: tuple, at: tuple) -> None:
+    def _hold(self, polynomial: Terms, variables: tuple, at: tuple) -> None:
         self.variables, self.at, self._polynomial = variables, at, _tidied(polynomial)
         self.parameters = _parameters([*at, *self._polynomial.values()], variables)
 
@@ -242,7 +243,7 @@ class SymbolicAction:
             orders.setdefault(len(index), []).append((index, self._polynomial[index]))
         return orders
 
-    def _assembled(self, polynomial: Polynomial) -> sympy.Expr:
+    def _assembled(self, polynomial: Terms) -> sympy.Expr:
         import sympy
 
         u = [x - a for x, a in zip(self.variables, self.at)]
@@ -289,7 +290,7 @@ def _parameters(expressions: Iterable[sympy.Expr], variables: Sequence[sympy.Sym
     return parameters
 
 
-def _tidied(polynomial: Polynomial) -> Polynomial:
+def _tidied(polynomial: Terms) -> Terms:
     """Coefficients in normal form, so that what cancels is seen to cancel."""
     tidy = {c: _tidy(c) for c in set(polynomial.values())}
     return {index: tidy[c] for index, c in polynomial.items() if tidy[c] != 0}
@@ -313,13 +314,13 @@ def _determinant(matrix: sympy.Matrix) -> sympy.Expr:
     return entries.domain.to_sympy(entries.det())
 
 
-def _without_zeros(polynomial: Polynomial) -> Polynomial:
+def _without_zeros(polynomial: Terms) -> Terms:
     return {index: c for index, c in polynomial.items() if c != 0}
 
 
-def _gradient(polynomial: Polynomial, n_dim: int) -> list[Polynomial]:
+def _gradient(polynomial: Terms, n_dim: int) -> list[Terms]:
     """∂P/∂u_i for every i."""
-    derivatives: list[Polynomial] = [{} for _ in range(n_dim)]
+    derivatives: list[Terms] = [{} for _ in range(n_dim)]
     for index, c in polynomial.items():
         for i, exponent in runs(index):
             first = index.index(i)
@@ -327,7 +328,7 @@ def _gradient(polynomial: Polynomial, n_dim: int) -> list[Polynomial]:
     return derivatives
 
 
-def _substituted(polynomial: Polynomial, images: Sequence[Polynomial]) -> Polynomial:
+def _substituted(polynomial: Terms, images: Sequence[Terms]) -> Terms:
     """P with u_i replaced by the polynomial images[i]."""
     expansion, total = Expansion(_MAX_PRODUCTS, "bind the parameters and do it in numbers"), {}
     for index, c in polynomial.items():

@@ -22,8 +22,8 @@ from typing import NoReturn
 from .action import Action
 from .arrays import as_vector
 from .errors import InputError
+from .monomials import MAX_ORDER, Expansion, Terms, to_couplings
 from .notation import NAME, canonical_names, is_name, quoted
-from .polynomials import MAX_ORDER, Expansion, Polynomial, to_couplings
 
 _TOKEN = re.compile(rf"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|{NAME}|\*\*|\S")
 _NUMBERED = re.compile(r"(.*?[^\W\d])(0|[1-9][0-9]{0,8})")
@@ -69,7 +69,7 @@ def parse_action(text: str, variables: Sequence[str] | None = None, at=None) -> 
     return Action(to_couplings(polynomial, len(names)), at, names=names)
 
 
-def read_polynomial(text: str, variables: Sequence[str]) -> tuple[list[str], Polynomial]:
+def read_polynomial(text: str, variables: Sequence[str]) -> tuple[list[str], Terms]:
     """A polynomial in given variables and in whatever other names occur.
 
     Returns
@@ -122,7 +122,7 @@ def _stem_and_indices(name: str) -> tuple[str, tuple[int, ...]]:
     return (f"{numbered[1]}#", (int(numbered[2]),)) if numbered else (name, ())
 
 
-def _displaced(i: int, a: float) -> Polynomial:
+def _displaced(i: int, a: float) -> Terms:
     """x_i = a_i + u_i, with a_i the decimal that `to_text` writes."""
     return {(): Fraction(repr(a)), (i,): 1} if a else {(i,): 1}
 
@@ -130,33 +130,33 @@ def _displaced(i: int, a: float) -> Polynomial:
 class _Reader:
     """One method per line of the grammar."""
 
-    def __init__(self, text: str, tokens: list[str], leaves: dict[str, Polynomial]):
+    def __init__(self, text: str, tokens: list[str], leaves: dict[str, Terms]):
         self.text, self.tokens, self.leaves = text, [*tokens, ""], leaves
         self.position = self.depth = 0
         self.expansion = Expansion()
 
-    def read(self) -> Polynomial:
+    def read(self) -> Terms:
         polynomial = self.sum()
         if self.next():
             self.refuse()
         return polynomial
 
-    def sum(self) -> Polynomial:
-        total: Polynomial = {}
+    def sum(self) -> Terms:
+        total: Terms = {}
         self.expansion.add(total, self.product())
         while self.tokens[self.position] in ("+", "-"):
             sign = 1 if self.next() == "+" else -1
             self.expansion.add(total, self.product(), sign)
         return total
 
-    def product(self) -> Polynomial:
+    def product(self) -> Terms:
         factors = [self.factor()]
         while self.tokens[self.position] in ("*", "/"):
             divides = self.next() == "/"
             factors.append(self.inverse(self.factor()) if divides else self.factor())
         return self.expansion.multiply(*factors)
 
-    def factor(self) -> Polynomial:
+    def factor(self) -> Terms:
         sign = 1
         while self.tokens[self.position] in ("+", "-"):
             sign = sign if self.next() == "+" else -sign
@@ -165,7 +165,7 @@ class _Reader:
             base = self.expansion.power(base, self.exponent())
         return base if sign == 1 else {monomial: -c for monomial, c in base.items()}
 
-    def atom(self) -> Polynomial:
+    def atom(self) -> Terms:
         token = self.next()
         if token in self.leaves:
             return self.leaves[token]
@@ -176,7 +176,7 @@ class _Reader:
             return {(): number} if number else {}
         return self.refuse_name() if is_name(token) else self.refuse()
 
-    def parenthesis(self) -> Polynomial:
+    def parenthesis(self) -> Terms:
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise InputError(f"parentheses must be nested at most {_MAX_DEPTH} deep, got more at character {self.character()}.")
@@ -194,7 +194,7 @@ class _Reader:
                              f"{self.character()}.")
         return int(token)
 
-    def inverse(self, divisor: Polynomial) -> Polynomial:
+    def inverse(self, divisor: Terms) -> Terms:
         if divisor.keys() != {()}:
             raise InputError("only a number other than 0 may divide, an action is a polynomial; got another divisor at character "
                              f"{self.character()}.")

@@ -71,7 +71,7 @@ class HMC:
         self._set_mass(np.diag(scale**2), dense=False)
         self.u = 2 * scale[:, None] * self.rng.normal(size=(self.action.n_dim, self.n_chains))
         self.value, self.score = np.zeros(self.n_chains), np.empty_like(self.u)
-        _kernels.value_and_score(*self.action.fibers, self.u, self.value, self.score)
+        _kernels.value_and_score(self.action.polynomial, self.u, self.value, self.score)
         self.step_size, self.path_length = 0.1, 1.0
         self._reset_counts()
 
@@ -134,7 +134,7 @@ class HMC:
         path = self.path_length * self.rng.uniform(*_JITTER)
         n_steps = int(np.clip(np.ceil(path / self.step_size), 1, _LONGEST))
         u, value, score = self.u.copy(), np.zeros(self.n_chains), self.score.copy()
-        _kernels.leapfrog(*self.action.fibers, u, p, value, score, self.inverse_mass, self.step_size, n_steps)
+        _kernels.leapfrog(self.action.polynomial, u, p, value, score, self.inverse_mass, self.step_size, n_steps)
         velocity = self.inverse_mass @ p if dense else self.inverse_mass * p
         with np.errstate(invalid="ignore", over="ignore"):
             gain = value - self.value + 0.5 * (np.sum(z * z, axis=0) - np.sum(p * velocity, axis=0))

@@ -136,9 +136,9 @@ def trajectory(S, x, p, step, n_steps):
     """Leapfrog with unit mass; returns the end point and the change of the Hamiltonian."""
     x, p = x.copy(), p.copy()
     value, score = np.zeros(x.shape[1]), np.empty_like(x)
-    _kernels.value_and_score(*S.fibers, x, value, score)
+    _kernels.value_and_score(S.polynomial, x, value, score)
     before = -value + 0.5 * (p**2).sum(0)
-    _kernels.leapfrog(*S.fibers, x, p, value, score, np.ones((len(x), 1)), step, n_steps)
+    _kernels.leapfrog(S.polynomial, x, p, value, score, np.ones((len(x), 1)), step, n_steps)
     return x, p, -value + 0.5 * (p**2).sum(0) - before
 
 
@@ -159,7 +159,7 @@ def test_leapfrog_against_its_python_body(mass):
     ends = []
     for kernel in (_kernels.leapfrog, _kernels.leapfrog.py_func):
         x, p, value, score = np.ones((3, 4)), np.ones((3, 4)), np.zeros(4), np.zeros((3, 4))
-        kernel(*S.fibers, x, p, value, score, inverse, 0.1, 5)
+        kernel(S.polynomial, x, p, value, score, inverse, 0.1, 5)
         ends.append(np.concatenate([x, p, score, value[None]]))
     np.testing.assert_allclose(ends[0], ends[1], rtol=1e-12)
 

@@ -252,6 +252,7 @@ def test_propagator_of_a_chain_is_its_fourier_series():
     Delta = chain(6).propagator()
     assert (chain(6).hessian() * Delta + sympy.eye(6)).applyfunc(sympy.cancel) == sympy.zeros(6)
     q = 2 * np.pi * np.arange(6) / 6
+    assert chain(6).propagator(at=[a] * 6) == Delta  # of a Gaussian, everywhere the same
     fourier = np.mean(np.cos(2 * q) / (0.5 + 0.25 * (2 - 2 * np.cos(q))))
     np.testing.assert_allclose(float(Delta[0, 2].subs({m2: 0.5, g: 0.25})), fourier, rtol=1e-12)
 
@@ -465,7 +466,10 @@ def test_many_fields_on_their_own_sites_cost_no_large_inverse():
 def test_sites_are_called_as_the_lattice_calls_them():
     S = ft.theories.phi4(ft.theories.lattice((2, 2)), 1.0, 0.0)
     for name in ("0,1", "x[0,1]", 1):
-        assert S.integrate_out([name]).names == ("x[0,0]", "x[1,0]", "x[1,1]")
+        assert S.integrate_out([name]).names == ("0,0", "1,0", "1,1")
+    twins = ft.Action({2: -np.eye(3)}, names=["a", "a", "b"])
+    with pytest.raises(InputError, match=r"variables must be some of x0, x1, x2, but not all, got \['a'\]"):
+        twins.integrate_out(["a"])
 
 
 OUT_REFUSED = {

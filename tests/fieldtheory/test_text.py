@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import fieldtheory as ft
 from fieldtheory.errors import InputError
+from fieldtheory.monomials import MAX_ORDER, from_couplings, to_couplings
 from fieldtheory.notation import name_latex, variable_names
-from fieldtheory.polynomials import MAX_ORDER, from_couplings, to_couplings
 from fieldtheory.tensors import packed_size
 
 

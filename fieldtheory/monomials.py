@@ -27,7 +27,7 @@ MAX_ORDER = 20  # 20! is the last multiplicity that fits in 64 bits
 MAX_PRODUCTS = 500_000
 _MAX_BITS = 4096
 
-Polynomial = dict[tuple[int, ...], object]
+Terms = dict[tuple[int, ...], object]
 
 
 class Expansion:
@@ -45,7 +45,7 @@ class Expansion:
         self.limit = self.n_products = n_products
         self.advice = advice
 
-    def add(self, total: Polynomial, p: Polynomial, factor=1) -> None:
+    def add(self, total: Terms, p: Terms, factor=1) -> None:
         """total += factor · p, in place."""
         for monomial, c in p.items():
             known = total.get(monomial)
@@ -53,7 +53,7 @@ class Expansion:
             if not total[monomial]:
                 del total[monomial]
 
-    def multiply(self, *factors: Polynomial) -> Polynomial:
+    def multiply(self, *factors: Terms) -> Terms:
         """P Q ⋯; raises `InputError` where that takes too long or exceeds order 20."""
         index, coefficient, sums = [], 1, []
         for p in factors:
@@ -68,9 +68,9 @@ class Expansion:
             product = self._multiply(product, p)
         return product
 
-    def _multiply(self, p: Polynomial, q: Polynomial) -> Polynomial:
+    def _multiply(self, p: Terms, q: Terms) -> Terms:
         self.spend(len(p) * len(q))
-        product: Polynomial = {}
+        product: Terms = {}
         for a, c in p.items():
             for b, d in q.items():
                 monomial = ordered(a + b)
@@ -78,7 +78,7 @@ class Expansion:
                 product[monomial] = _short(c * d if known is None else known + c * d)
         return {monomial: c for monomial, c in product.items() if c}
 
-    def power(self, p: Polynomial, exponent: int) -> Polynomial:
+    def power(self, p: Terms, exponent: int) -> Terms:
         """P^n for n = 0 … 20; raises `InputError` for any other n."""
         if not 0 <= exponent <= MAX_ORDER:
             found = exponent if exponent.bit_length() < 64 else "more than 2^63"
@@ -124,7 +124,7 @@ def multiplicity(monomial: tuple[int, ...]) -> int:
     return count
 
 
-def to_couplings(polynomial: Polynomial, n_dim: int) -> dict[int, SymmetricTensor]:
+def to_couplings(polynomial: Terms, n_dim: int) -> dict[int, SymmetricTensor]:
     """A^(k)_I = c_I/(k!/Πα!), rounded once; an order 1 of zeros where nothing depends on the variables."""
     rows: dict[int, list] = {}
     for monomial, c in polynomial.items():
