@@ -128,13 +128,13 @@ def to_couplings(polynomial: Terms, n_dim: int) -> dict[int, SymmetricTensor]:
     """A^(k)_I = c_I/(k!/Πα!), rounded once; an order 1 of zeros where nothing depends on the variables."""
     rows: dict[int, list] = {}
     for monomial, c in polynomial.items():
-        rows.setdefault(len(monomial), []).append((monomial, _rounded(c, multiplicity(monomial))))
+        rows.setdefault(len(monomial), []).append((monomial, rounded(c, multiplicity(monomial))))
     if not any(rows):
         rows[1] = []
     return {k: _tensor(k, entries, n_dim) for k, entries in sorted(rows.items())}
 
 
-def _rounded(c: int | Fraction, divisor: int) -> float:
+def rounded(c: int | Fraction, divisor: int = 1) -> float:
     """The float64 nearest to c/divisor."""
     try:
         return c.numerator / (c.denominator * divisor)  # Python divides whole numbers correctly rounded

@@ -23,7 +23,7 @@ from .arrays import as_count
 from .errors import InputError, NotNormalizableError
 from .expressions import as_variables, compiled, elements, exact, free_symbols, names_of, read, symbol_of
 from .integration import gaussian_integral, positions
-from .monomials import Expansion, Terms, multiplicity, runs
+from .monomials import Expansion, Terms, multiplicity, rounded, runs
 from .notation import SHOWN, formula, latex_term, quoted, signed_sum
 from .tensors import SymmetricTensor
 from .text import read_polynomial
@@ -256,7 +256,8 @@ def _as_expressions(values, length: int, variables: Sequence[sympy.Symbol], name
         found = tuple(map(_as_expression, values))
     except TypeError:
         found = ()
-    if len(found) != length or any(a is None or a.free_symbols.intersection(variables) for a in found):
+    usable = len(found) == length and None not in found
+    if not usable or not set().union(*(a.free_symbols for a in found)).isdisjoint(variables):
         raise InputError(f"{name} must hold {length} numbers or sympy expressions without the variables, got {quoted(values)}.")
     return found
 
@@ -354,12 +355,12 @@ def _compiled(action: SymbolicAction) -> Callable[..., Action]:
     """A function of the parameters in their order: each distinct coefficient is compiled and evaluated once."""
     distinct = list(dict.fromkeys([*action.at, *(A for entries in action.couplings.values() for A in entries.values())]))
     moving = [p for p, c in enumerate(distinct) if c.free_symbols]
-    fixed = np.array([0.0 if c.free_symbols else float(exact(c)) for c in distinct])
+    fixed = np.array([0.0 if c.free_symbols else rounded(exact(c)) for c in distinct])
     evaluate = compiled([distinct[p] for p in moving], action.parameters)
     position = {c: p for p, c in enumerate(distinct)}
     at = [position[a] for a in action.at]
     orders = {k: (np.array(list(entries)).reshape(len(entries), k), [position[A] for A in entries.values()])
-              for k, entries in ({1: {}} | action.couplings).items()}
+              for k, entries in (action.couplings if action.order else {1: {}} | action.couplings).items()}
     names = names_of(action.variables)
 
     def program(*values: float) -> Action:

@@ -280,6 +280,14 @@ def test_bind_without_parameters_is_the_numeric_action():
     assert_same_couplings(ft.SymbolicAction(irrational, X[0]).bind(), ft.Action.from_sympy(irrational, X[0]))
 
 
+def test_what_depends_on_nothing_has_zeros_of_order_one():
+    for expression in (g + 0 * phi, sympy.Integer(0)):
+        S = ft.SymbolicAction(expression, [phi, sigma])
+        values = S.bind(**{str(p): 2.0 for p in S.parameters})
+        assert values.n_dim == 2 and values.order == 1 and not values.couplings[1].values.any()
+        assert S.order == 0 and S._repr_latex_().count("=") == 1
+
+
 def test_binding_compiles_once_and_is_quick():
     S = yukawa().integrate_out(sigma)
     S.bind(m2=1, M=1, g=1, **{"lambda": 1})
@@ -320,6 +328,10 @@ SYMBOLIC_REFUSED = {
     "complex": (lambda: bound(M=2j), "parameter M must be a finite real number, got '2j'."),
     "pole": (lambda: bound(M=0), "couplings must be finite real numbers, some are not at M = 0, g = 0.5, lambda = 1, m2 = 1."),
     "logarithm": (lambda: bound(M=-1), "couplings must be finite real numbers, some are not at M = -1, g = 0.5, lambda = 1, m2 = 1."),
+    "too large": (lambda: ft.SymbolicAction(g * phi + sympy.Integer(10) ** 400 * phi**2, [phi]).bind(g=1),
+                  "coefficients must fit into float64, one exceeds 1.8e308."),
+    "imaginary": (lambda: ft.SymbolicAction(sympy.I * g * phi, [phi]).bind(g=1),
+                  "couplings must be finite real numbers, some are not at g = 1."),
     "unknown function": (lambda: ft.SymbolicAction(sympy.Function("f")(g) * phi, [phi]).bind(g=1),
                          "bind needs functions that sympy can evaluate, got 'f(g)'."),
     "same name": (lambda: ft.SymbolicAction(sympy.Symbol("g") * phi + g * phi**2, [phi]),
