@@ -32,7 +32,6 @@ from .errors import GaugeError, InputError
 from .tensors import SymmetricTensor
 
 
-
 def pullback(action: Action, matrix, shift=None) -> Action:
     """S(My + b) + ln|det M|, the action of y when x = My + b; no determinant where M is not square.
 
