@@ -74,7 +74,8 @@ def test_batches_of_a_dense_action_against_einsum(peer, n_points):
     A, quartic = S.couplings[4].dense(), ft.Action({4: S.couplings[4]})
     np.testing.assert_allclose(peer(A, x[:n_points])[1], quartic.score(x[:n_points]), rtol=1e-9, atol=1e-9)
     theirs, ours = seconds(lambda: peer(A, x[:n_points]), 3) / n_points, seconds(lambda: quartic.value_and_score(x), 5) / len(x)
-    print(f"\norder 4, n_dim 50: {peer.__name__} {1e6 * theirs:.0f} µs, ours {1e6 * ours:.1f} µs per point: {theirs / ours:.0f} times faster")
+    print(f"\norder 4, n_dim 50: {peer.__name__} {1e6 * theirs:.0f} µs, ours {1e6 * ours:.1f} µs per point, "
+          f"{theirs / ours:.0f} times faster")
 
 
 def test_a_lattice_against_copying_it():
