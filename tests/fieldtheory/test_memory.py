@@ -42,7 +42,7 @@ def test_the_peak_is_at_most_twice_the_result(case, tmp_path):
 
 def test_evaluation_takes_twice_the_couplings_and_little_else():
     x = np.zeros((10, N_DIM))
-    rest, peak = measured(lambda: ft.Action(DENSE.couplings).score(x))
+    _, peak = measured(lambda: ft.Action(DENSE.couplings).score(x))
     assert peak < 2.5 * VALUES.nbytes
 
 
