@@ -1,135 +1,389 @@
-"""Kernels that evaluate a polynomial on many points at once.
+"""Kernels that evaluate a polynomial, its gradient and its second derivatives.
 
-The unique entries A_{i1 ≤ … ≤ ik} ≠ 0, times their multiplicity w, are grouped into *fibers*: entries that share all
-indices but the first. With the head P = x_{i2} ⋯ x_{ik} and the sum s = Σ w x_{i1} along the fiber,
+Points are *lanes*: x has shape (n_dim, n_lanes), so that innermost loops run over points or chains and vectorize; with one lane they
+run along sites and couplings instead. On-site potentials go by Horner's rule and bonds site by site. The entries c x_{i1} ⋯ x_{ik} of a
+fiber have in common the head P = x_{i2} ⋯ x_{ik}; with s = Σ c x_{i1} along the fiber,
 
-    S += P s,    ∂_{i1} S += w P,    ∂_{h} S += s Π_{other heads} x     for each head position h,
+    S += P s,    ∂_{i1} S += c P,    ∂_h S += s Π_{other heads} x.
 
-so an entry of a long fiber (dense couplings) costs two multiply-adds and an entry alone in its fiber (local couplings) a
-few more: one scheme for both. Arrays hold points in *lanes*, x of shape (n_dim, n_lanes): the innermost loop runs over points
-or chains and vectorizes. Everything compiled lives in this file, because a cached kernel does not notice changes in a callee
-elsewhere.
+The square matrix B of a head, of size q, gives
+
+    y = B x_{<q},    s = x_{<q}·y,    P = Π_{head} x,    S += P s,    ∂_{<q} S += 2 P y,    ∂_h S += s Π_{other heads} x,
+
+and heads of the same size share one matrix product, which is where nearly all the arithmetic is. Everything compiled for this lives in
+one file, because a cached kernel does not notice changes in a callee elsewhere.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
 
-from .tensors import SymmetricTensor, multiplicity
-
-
-class Fibers(NamedTuple):
-    """The non-zero entries of a polynomial without its constant, grouped by head.
-
-    Attributes
-    ----------
-    heads, head_ptr : int arrays
-        The k − 1 head indices of fiber f are heads[head_ptr[f]:head_ptr[f + 1]].
-    tails, weights, entry_ptr : arrays
-        First index and multiplicity-weighted value of the entries of fiber f, in entry_ptr[f]:entry_ptr[f + 1].
-    """
-
-    heads: np.ndarray
-    head_ptr: np.ndarray
-    tails: np.ndarray
-    weights: np.ndarray
-    entry_ptr: np.ndarray
-
-
-def fibers(couplings: dict[int, SymmetricTensor]) -> Fibers:
-    """Group the non-zero entries of all couplings of order ≥ 1."""
-    parts = [_fibers_of(T) for k, T in sorted(couplings.items()) if k > 0]
-    heads = [h.ravel() for h, *_ in parts]
-    head_counts = np.concatenate([np.full(len(h), h.shape[1]) for h, *_ in parts])
-    entry_counts = np.concatenate([c for *_, c in parts])
-    return Fibers(
-        np.concatenate(heads).astype(np.int64),
-        _pointers(head_counts),
-        np.concatenate([t for _, t, _, _ in parts]).astype(np.int64),
-        np.concatenate([w for _, _, w, _ in parts]),
-        _pointers(entry_counts),
-    )
-
-
-def _fibers_of(T: SymmetricTensor) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    indices = T.indices[T.packed != 0]
-    weights = T.packed[T.packed != 0] * multiplicity(indices)
-    heads = indices[:, 1:]
-    starts = np.flatnonzero(np.concatenate([[True], np.any(heads[1:] != heads[:-1], axis=1)])[: len(heads)])
-    return heads[starts], indices[:, 0], weights, np.diff(np.append(starts, len(heads)))
-
-
-def _pointers(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+_BLOCK = 512  # sites whose running values stay in the cache
+_SMALL = 1024  # entries of a matrix below which plain loops beat a call of BLAS for a single lane
 
 
 @njit(cache=True, error_model="numpy")
-def value_and_score(heads, head_ptr, tails, weights, entry_ptr, x, value, score):
+def value_and_score(poly, x, value, score):
     """Add S(x) without its constant to `value` (n_lanes,) and overwrite `score` (n_dim, n_lanes)."""
+    if x.shape[1] == 1:
+        _single(poly, x.reshape(x.size), value, score.reshape(score.size))
+        return
+    _onsite_lanes(poly.onsite, x, value, score)
+    _bond_lanes(poly, x, value, score)
+    _fiber_lanes(poly, x, value, score)
+    _square_lanes(poly, x, value, score)
+
+
+@njit(cache=True, error_model="numpy")
+def _onsite_lanes(onsite, x, value, score):
+    """Horner's rule for value and slope; overwrites `score`."""
+    n_lanes = x.shape[1]
+    for i in range(x.shape[0]):
+        for c in range(n_lanes):
+            S, slope = 0.0, 0.0
+            for a in range(onsite.shape[0] - 1, -1, -1):
+                slope = slope * x[i, c] + S
+                S = S * x[i, c] + onsite[a, i]
+            score[i, c] = slope * x[i, c] + S
+            value[c] += S * x[i, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _bond_lanes(poly, x, value, score):
+    """Adds the bonds to `score`, and x·(what they add)/2 to `value`."""
+    n_lanes = x.shape[1]
+    pull = np.empty(n_lanes)
+    for j in range(poly.bond_ptr.size - 1):
+        pull[:] = 0.0
+        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
+            i, w = poly.neighbours[e], poly.bonds[e]
+            for c in range(n_lanes):
+                pull[c] += w * x[i, c]
+                score[i, c] += w * x[j, c]
+        for c in range(n_lanes):
+            score[j, c] += pull[c]
+            value[c] += pull[c] * x[j, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _fiber_lanes(poly, x, value, score):
     n_lanes = x.shape[1]
     P, s = np.empty(n_lanes), np.empty(n_lanes)
-    score[:] = 0.0
-    for f in range(head_ptr.size - 1):
-        first, last = head_ptr[f], head_ptr[f + 1]
-        for c in range(n_lanes):
-            P[c] = 1.0
-            s[c] = 0.0
-        for a in range(first, last):
-            h = heads[a]
-            for c in range(n_lanes):
-                P[c] *= x[h, c]
-        for e in range(entry_ptr[f], entry_ptr[f + 1]):
-            t, w = tails[e], weights[e]
+    for f in range(poly.head_ptr.size - 1):
+        head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
+        _product(head, -1, x, P)
+        s[:] = 0.0
+        for e in range(poly.entry_ptr[f], poly.entry_ptr[f + 1]):
+            t, w = poly.tails[e], poly.weights[e]
             for c in range(n_lanes):
                 score[t, c] += w * P[c]
                 s[c] += w * x[t, c]
-        for c in range(n_lanes):
+        _close(head, x, P, s, value, score)
+
+
+@njit(cache=True, error_model="numpy")
+def _square_lanes(poly, x, value, score):
+    n_dim, n_lanes = x.shape
+    P, s, V = np.empty(n_lanes), np.empty(n_lanes), np.empty((n_dim, n_lanes))
+    room = np.empty(_most_rows(poly) * n_lanes)
+    for g in range(poly.sizes.size):
+        q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
+        rows = (last - first) * q
+        y = room[: rows * n_lanes].reshape(rows, n_lanes)
+        np.dot(poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]].reshape(rows, q), x[:q], y)
+        V[:q] = 0.0
+        for f in range(first, last):
+            head = poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]]
+            _product(head, -1, x, P)
+            s[:] = 0.0
+            for i in range(q):
+                for c in range(n_lanes):
+                    s[c] += x[i, c] * y[(f - first) * q + i, c]
+                    V[i, c] += P[c] * y[(f - first) * q + i, c]
+            _close(head, x, P, s, value, score)
+        for i in range(q):
+            for c in range(n_lanes):
+                score[i, c] += 2.0 * V[i, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _most_rows(poly):
+    rows = 0
+    for g in range(poly.sizes.size):
+        rows = max(rows, (poly.group_ptr[g + 1] - poly.group_ptr[g]) * poly.sizes[g])
+    return rows
+
+
+@njit(cache=True, error_model="numpy")
+def _product(head, left_out, x, P):
+    """P = Π x over the head, without the position left out."""
+    P[:] = 1.0
+    for a in range(head.size):
+        if a != left_out:
+            h = head[a]
+            for c in range(P.size):
+                P[c] *= x[h, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _close(head, x, P, s, value, score):
+    """S += P s and ∂_h S += s Π_{other heads} x; P is overwritten."""
+    if head.size == 2:  # order 4 of a dense theory: one pass instead of seven
+        h, k = head[0], head[1]
+        for c in range(P.size):
             value[c] += P[c] * s[c]
-        for a in range(first, last):
-            for c in range(n_lanes):
-                P[c] = s[c]
-            for b in range(first, last):
-                if b != a:
-                    h = heads[b]
-                    for c in range(n_lanes):
-                        P[c] *= x[h, c]
-            h = heads[a]
-            for c in range(n_lanes):
-                score[h, c] += P[c]
+            score[h, c] += x[k, c] * s[c]
+            score[k, c] += x[h, c] * s[c]
+        return
+    for c in range(P.size):
+        value[c] += P[c] * s[c]
+    for a in range(head.size):
+        _product(head, a, x, P)
+        h = head[a]
+        for c in range(P.size):
+            score[h, c] += P[c] * s[c]
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _single(poly, x, value, score):
+    """All parts for one lane, vectorized along sites and couplings."""
+    value[0] += _onsite_single(poly.onsite, x, score)
+    for j in range(poly.bond_ptr.size - 1):
+        pull, here = 0.0, x[j]
+        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
+            pull += poly.bonds[e] * x[poly.neighbours[e]]
+            score[poly.neighbours[e]] += poly.bonds[e] * here
+        score[j] += pull
+        value[0] += pull * here
+    for f in range(poly.head_ptr.size - 1):
+        head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
+        P, s = _product_single(head, -1, x), 0.0
+        for e in range(poly.entry_ptr[f], poly.entry_ptr[f + 1]):
+            score[poly.tails[e]] += poly.weights[e] * P
+            s += poly.weights[e] * x[poly.tails[e]]
+        _close_single(head, x, P * s, s, value, score)
+    room = np.empty(_most_rows(poly))
+    for g in range(poly.sizes.size):
+        q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
+        y = room[: (last - first) * q]
+        _rows_times(poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]], x[:q], y)
+        for f in range(first, last):
+            head = poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]]
+            P, s = _product_single(head, -1, x), 0.0
+            for i in range(q):
+                s += x[i] * y[(f - first) * q + i]
+                score[i] += 2.0 * P * y[(f - first) * q + i]
+            _close_single(head, x, P * s, s, value, score)
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _onsite_single(onsite, x, score):
+    """Horner's rule in blocks of sites, power by power; overwrites `score` and returns S."""
+    S, total = np.empty(_BLOCK), 0.0
+    for start in range(0, x.size, _BLOCK):
+        here, slope = x[start : start + _BLOCK], score[start : start + _BLOCK]
+        S[:], slope[:] = 0.0, 0.0
+        for a in range(onsite.shape[0] - 1, -1, -1):
+            c = onsite[a, start : start + _BLOCK]
+            for i in range(here.size):
+                slope[i] = slope[i] * here[i] + S[i]
+                S[i] = S[i] * here[i] + c[i]
+        for i in range(here.size):
+            slope[i] = slope[i] * here[i] + S[i]
+            total += S[i] * here[i]
+    return total
+
+
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _rows_times(matrix, x, y):
+    if matrix.size > _SMALL:
+        np.dot(matrix.reshape(y.size, x.size), x, y)
+        return
+    for r in range(y.size):
+        s = 0.0
+        for i in range(x.size):
+            s += matrix[r * x.size + i] * x[i]
+        y[r] = s
 
 
 @njit(cache=True, error_model="numpy")
-def hessian(heads, head_ptr, tails, weights, entry_ptr, x, out):
-    """Overwrite `out` (n_dim, n_dim, n_lanes) with the second derivatives at x (n_dim, n_lanes)."""
+def _product_single(head, left_out, x):
+    P = 1.0
+    for a in range(head.size):
+        if a != left_out:
+            P *= x[head[a]]
+    return P
+
+
+@njit(cache=True, error_model="numpy")
+def _close_single(head, x, Ps, s, value, score):
+    value[0] += Ps
+    for a in range(head.size):
+        score[head[a]] += s * _product_single(head, a, x)
+
+
+@njit(cache=True, error_model="numpy")
+def hessian_vector(poly, x, v, out):
+    """Overwrite `out` (n_dim, n_lanes) with the second derivatives at x contracted with v, both (n_dim, n_lanes).
+
+    It is the slope of the score along v; slopes are primed: s' and P' follow from the product rule.
+    """
     n_lanes = x.shape[1]
-    out[:] = 0.0
-    for f in range(head_ptr.size - 1):
-        first, last = head_ptr[f], head_ptr[f + 1]
-        for c in range(n_lanes):
-            for a in range(first, last):
-                others = 1.0
-                for b in range(first, last):
-                    if b != a:
-                        others *= x[heads[b], c]
-                s = 0.0
-                for e in range(entry_ptr[f], entry_ptr[f + 1]):
-                    out[tails[e], heads[a], c] += weights[e] * others
-                    out[heads[a], tails[e], c] += weights[e] * others
-                    s += weights[e] * x[tails[e], c]
-                for b in range(first, last):
-                    if b != a:
-                        others = s
-                        for d in range(first, last):
-                            if d != a and d != b:
-                                others *= x[heads[d], c]
-                        out[heads[a], heads[b], c] += others
+    P, slope, s, s_slope = np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes)
+    _onsite_slope(poly.onsite, x, v, out)
+    _bond_lanes(poly, v, P, out)
+    for f in range(poly.head_ptr.size - 1):
+        head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
+        _product_slope(head, -1, x, v, P, slope)
+        s[:], s_slope[:] = 0.0, 0.0
+        for e in range(poly.entry_ptr[f], poly.entry_ptr[f + 1]):
+            t, w = poly.tails[e], poly.weights[e]
+            for c in range(n_lanes):
+                out[t, c] += w * slope[c]
+                s[c] += w * x[t, c]
+                s_slope[c] += w * v[t, c]
+        _close_slope(head, x, v, P, slope, s, s_slope, out)
+    room = np.empty((2, _most_rows(poly) * n_lanes))
+    for g in range(poly.sizes.size):
+        q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
+        rows = (last - first) * q
+        matrix = poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]].reshape(rows, q)
+        y, y_slope = room[0, : rows * n_lanes].reshape(rows, n_lanes), room[1, : rows * n_lanes].reshape(rows, n_lanes)
+        np.dot(matrix, x[:q], y)
+        np.dot(matrix, v[:q], y_slope)
+        for f in range(first, last):
+            head = poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]]
+            _product_slope(head, -1, x, v, P, slope)
+            s[:], s_slope[:] = 0.0, 0.0
+            for i in range(q):
+                r = (f - first) * q + i
+                for c in range(n_lanes):
+                    s[c] += x[i, c] * y[r, c]
+                    s_slope[c] += 2.0 * v[i, c] * y[r, c]
+                    out[i, c] += 2.0 * (slope[c] * y[r, c] + P[c] * y_slope[r, c])
+            _close_slope(head, x, v, P, slope, s, s_slope, out)
 
 
 @njit(cache=True, error_model="numpy")
-def leapfrog(heads, head_ptr, tails, weights, entry_ptr, x, p, value, score, inverse_mass, step, n_steps):
+def _onsite_slope(onsite, x, v, out):
+    """Horner's rule for the second derivative times v; overwrites `out`."""
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            S, slope, bend = 0.0, 0.0, 0.0
+            for a in range(onsite.shape[0] - 1, -1, -1):
+                bend = bend * x[i, c] + slope
+                slope = slope * x[i, c] + S
+                S = S * x[i, c] + onsite[a, i]
+            out[i, c] = 2.0 * (bend * x[i, c] + slope) * v[i, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _product_slope(head, left_out, x, v, P, slope):
+    """P = Π x over the head without the position left out, and its slope along v."""
+    P[:], slope[:] = 1.0, 0.0
+    for a in range(head.size):
+        if a != left_out:
+            h = head[a]
+            for c in range(P.size):
+                slope[c] = slope[c] * x[h, c] + P[c] * v[h, c]
+                P[c] *= x[h, c]
+
+
+@njit(cache=True, error_model="numpy")
+def _close_slope(head, x, v, P, slope, s, s_slope, out):
+    """Slope of ∂_h S = s Π_{other heads} x; P and slope are overwritten."""
+    for a in range(head.size):
+        _product_slope(head, a, x, v, P, slope)
+        h = head[a]
+        for c in range(P.size):
+            out[h, c] += s_slope[c] * P[c] + s[c] * slope[c]
+
+
+@njit(cache=True, error_model="numpy")
+def hessian(poly, x, out):
+    """Overwrite `out` (n_dim, n_dim, n_lanes) with the second derivatives at x (n_dim, n_lanes)."""
+    n_dim, n_lanes = x.shape
+    P, s, ones, diagonal = np.empty(n_lanes), np.empty(n_lanes), np.ones_like(x), np.empty_like(x)
+    _onsite_slope(poly.onsite, x, ones, diagonal)
+    out[:] = 0.0
+    for i in range(n_dim):
+        out[i, i] = diagonal[i]
+    P[:] = 1.0
+    for j in range(poly.bond_ptr.size - 1):
+        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
+            _add_pair(poly.neighbours[e], j, poly.bonds[e], P, out)
+    for f in range(poly.head_ptr.size - 1):
+        head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
+        s[:] = 0.0
+        for e in range(poly.entry_ptr[f], poly.entry_ptr[f + 1]):
+            for c in range(n_lanes):
+                s[c] += poly.weights[e] * x[poly.tails[e], c]
+        for a in range(head.size):
+            _product(head, a, x, P)
+            for e in range(poly.entry_ptr[f], poly.entry_ptr[f + 1]):
+                _add_pair(poly.tails[e], head[a], poly.weights[e], P, out)
+        _add_head_pairs(head, x, s, out)
+    for g in range(poly.sizes.size):
+        _square_hessian(poly, g, x, out)
+
+
+@njit(cache=True, error_model="numpy")
+def _square_hessian(poly, g, x, out):
+    n_lanes = x.shape[1]
+    q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
+    rows = (last - first) * q
+    matrix = poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]]
+    y, P, s = np.dot(matrix.reshape(rows, q), x[:q]), np.empty((last - first, n_lanes)), np.empty(n_lanes)
+    for f in range(first, last):
+        _product(poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]], -1, x, P[f - first])
+    within = np.dot(matrix.reshape(last - first, q * q).T, P)
+    for i in range(q):
+        for j in range(q):
+            for c in range(n_lanes):
+                out[i, j, c] += 2.0 * within[i * q + j, c]
+    for f in range(first, last):
+        head = poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]]
+        for a in range(head.size):
+            _product(head, a, x, s)
+            for i in range(q):
+                for c in range(n_lanes):
+                    P[0, c] = s[c] * y[(f - first) * q + i, c]
+                _add_pair(i, head[a], 2.0, P[0], out)
+        s[:] = 0.0
+        for i in range(q):
+            for c in range(n_lanes):
+                s[c] += x[i, c] * y[(f - first) * q + i, c]
+        _add_head_pairs(head, x, s, out)
+
+
+@njit(cache=True, error_model="numpy")
+def _add_pair(i, j, weight, P, out):
+    """Both orders of the derivative by x_i and x_j of weight P x_i x_j."""
+    for c in range(P.size):
+        out[i, j, c] += weight * P[c]
+    for c in range(P.size):
+        out[j, i, c] += weight * P[c]
+
+
+@njit(cache=True, error_model="numpy")
+def _add_head_pairs(head, x, s, out):
+    """s Π_{other heads} x to every ordered pair of head positions."""
+    P = np.empty(s.size)
+    for a in range(head.size):
+        for b in range(head.size):
+            if a != b:
+                P[:] = s
+                for d in range(head.size):
+                    if d != a and d != b:
+                        for c in range(s.size):
+                            P[c] *= x[head[d], c]
+                for c in range(s.size):
+                    out[head[a], head[b], c] += P[c]
+
+
+@njit(cache=True, error_model="numpy")
+def leapfrog(poly, x, p, value, score, inverse_mass, step, n_steps):
     """Advance all lanes by `n_steps` leapfrog steps in place, and leave value and score at the end point.
 
     inverse_mass is (n_dim, 1) for a diagonal and (n_dim, n_dim) for a dense mass; `score` must be that of x.
@@ -142,5 +396,5 @@ def leapfrog(heads, head_ptr, tails, weights, entry_ptr, x, p, value, score, inv
         else:
             x += step * np.dot(inverse_mass, p)
         value[:] = 0.0
-        value_and_score(heads, head_ptr, tails, weights, entry_ptr, x, value, score)
+        value_and_score(poly, x, value, score)
         p += 0.5 * step * score

@@ -22,16 +22,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from math import comb, factorial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import _kernels, files
+from . import _kernels, files, memory
 from .arrays import _as_real, as_count, as_covariance, as_points, as_vector
 from .errors import FieldTheoryError, FileFormatError, GaugeError, InputError
+from .polynomial import Polynomial, polynomial
 from .tensors import SymmetricTensor
 
+if TYPE_CHECKING:
+    import networkx as nx
+
 GAUGES = ("exact", "taylor", "normal_ordered", "projection")
-_LANES = 64  # points per kernel call: x, score and buffers stay in the cache
+_FILE_CONVENTION = "S = ln p = sum_k A^(k) (x - at)^k, unique entries in colex order, or those that indices_k names"
+_LANES, _LANE_ENTRIES = 128, 2**16  # points per kernel call, and their coordinates: x, score and buffers stay in the cache
 
 
 class Action:
@@ -90,28 +96,42 @@ class Action:
 
     def __call__(self, x) -> np.ndarray:
         """S(x) in nats; x of shape (..., n_dim) gives shape (...)."""
-        return self._lanes(x, "value")
+        return self._evaluate(x)[0]
 
     def score(self, x) -> np.ndarray:
         """∇S(x), shape (..., n_dim)."""
-        return self._lanes(x, "score")
+        return self._evaluate(x)[1]
 
     def value_and_score(self, x) -> tuple[np.ndarray, np.ndarray]:
         """S(x) and ∇S(x) in one pass, shapes (...) and (..., n_dim)."""
-        return self._lanes(x, "both")
+        return self._evaluate(x)
 
     def hessian(self, x) -> np.ndarray:
         """∂_i ∂_j S(x), shape (..., n_dim, n_dim)."""
         x = as_points(x, self.n_dim)
-        lanes = np.ascontiguousarray((x - self.at).reshape(-1, self.n_dim).T)
-        out = np.empty((self.n_dim, self.n_dim, lanes.shape[1]))
-        _kernels.hessian(*self.fibers, lanes, out)
-        return np.moveaxis(out, -1, 0).reshape(*x.shape, self.n_dim)
+        memory.require(8 * x.size * self.n_dim, f"the Hessian in {self.n_dim} variables", "use hessian_vector")
+        out = np.empty((x.size // self.n_dim, self.n_dim, self.n_dim))
+        for block, lanes in _lanes((x - self.at).reshape(-1, self.n_dim)):
+            second = np.empty((self.n_dim, *lanes.shape))
+            _kernels.hessian(self.polynomial, lanes, second)
+            out[block] = np.moveaxis(second, -1, 0)
+        return out.reshape(*x.shape, self.n_dim)
+
+    def hessian_vector(self, x, v) -> np.ndarray:
+        """Σ_j ∂_i ∂_j S(x) v_j without the Hessian; x and v of shapes (..., n_dim) that fit together."""
+        x, v = np.broadcast_arrays(as_points(x, self.n_dim), as_points(v, self.n_dim, "v"))
+        out = np.empty((x.size // self.n_dim, self.n_dim))
+        directions = v.reshape(-1, self.n_dim)
+        for block, lanes in _lanes((x - self.at).reshape(-1, self.n_dim)):
+            product = np.empty_like(lanes)
+            _kernels.hessian_vector(self.polynomial, lanes, np.ascontiguousarray(directions[block].T), product)
+            out[block] = product.T
+        return out.reshape(x.shape)
 
     @cached_property
-    def fibers(self) -> _kernels.Fibers:
-        """The polynomial in u = x − at, as the kernels read it."""
-        return _kernels.fibers(self._powers)
+    def polynomial(self) -> Polynomial:
+        """The polynomial in u = x − at without its constant, as the kernels read it."""
+        return polynomial(self._powers, self.n_dim)
 
     @cached_property
     def _powers(self) -> dict[int, SymmetricTensor]:
@@ -120,25 +140,22 @@ class Action:
             return self.couplings
         return _gaussian_average(self.couplings, self.covariance, sign=-1.0)
 
-    def _lanes(self, x, what: str):
+    def _evaluate(self, x) -> tuple[np.ndarray, np.ndarray]:
         x = as_points(x, self.n_dim)
         u = (x - self.at).reshape(-1, self.n_dim)
-        value = np.full(len(u), self._powers[0].packed[0] if 0 in self._powers else 0.0)
+        value = np.full(len(u), self._powers[0].values[0] if 0 in self._powers else 0.0)
         score = np.empty_like(u)
-        for start in range(0, len(u), _LANES):
-            block = slice(start, start + _LANES)
-            lanes = np.ascontiguousarray(u[block].T)
+        for block, lanes in _lanes(u):
             gradient = np.empty_like(lanes)
-            _kernels.value_and_score(*self.fibers, lanes, value[block], gradient)
+            _kernels.value_and_score(self.polynomial, lanes, value[block], gradient)
             score[block] = gradient.T
-        value, score = value.reshape(x.shape[:-1]), score.reshape(x.shape)
-        return {"value": value, "score": score, "both": (value, score)}[what]
+        return value.reshape(x.shape[:-1]), score.reshape(x.shape)
 
     def truncate(self, order: int) -> Action:
         """Drop the couplings above `order`; an exact action that loses something becomes ``taylor``."""
         order = as_count(order, "order")
         kept = {k: T for k, T in self.couplings.items() if k <= order}
-        lost = any(T.packed.any() for k, T in self.couplings.items() if k > order)
+        lost = any(T.values.any() for k, T in self.couplings.items() if k > order)
         if not any(kept):
             kept[order] = SymmetricTensor.zeros(self.n_dim, order)
         return self._like(kept, gauge="taylor" if lost and self.gauge == "exact" else self.gauge)
@@ -153,39 +170,28 @@ class Action:
         """
         at = as_vector(at, self.n_dim, "at")
         self._require_exact("recentred")
-        return self._like(_shifted(self.couplings, at - self.at, np.eye(self.n_dim)), at=at)
+        return self._like(_shifted(self.couplings, at - self.at), at=at)
 
     def pullback(self, matrix, shift=None) -> Action:
-        """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b.
+        """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b; no determinant where M is not square.
 
-        An exact action comes back around y = 0; any other keeps its base point, which travels to M^{-1}(at − b).
-
-        Parameters
-        ----------
-        matrix : array_like, shape (n_dim, n_dim)
-            M, invertible.
-        shift : array_like, shape (n_dim,), optional
-            b, zero by default.
-
-        Raises
-        ------
-        InputError
-            M is not a finite invertible square matrix.
+        M, dense or scipy.sparse, has shape (n_dim, n_new) and full column rank; see `calculus.pullback`.
         """
-        M = as_points(matrix, self.n_dim, "matrix")
-        if M.shape != (self.n_dim, self.n_dim):
-            raise InputError(f"matrix must have shape ({self.n_dim}, {self.n_dim}), got {M.shape}.")
-        sign, log_det = np.linalg.slogdet(M)
-        if sign == 0:
-            raise InputError("matrix must be invertible, its determinant is 0; a density needs all its variables.")
-        shift = np.zeros(self.n_dim) if shift is None else as_vector(shift, self.n_dim, "shift")
-        travels = self.gauge != "exact"
-        at = np.linalg.solve(M, self.at - shift) if travels else np.zeros(self.n_dim)
-        couplings = _shifted(self.couplings, np.zeros(self.n_dim) if travels else shift - self.at, M)
-        constant = couplings[0].packed[0] if 0 in couplings else 0.0
-        inverse = np.linalg.inv(M)
-        covariance = None if self.covariance is None else inverse @ self.covariance @ inverse.T
-        return Action({**couplings, 0: constant + log_det}, at, self.gauge, covariance)
+        from .calculus import pullback
+
+        return pullback(self, matrix, shift)
+
+    def restrict(self, fixed: Mapping) -> Action:
+        """S as a function of the variables not in `fixed` = {index or name: value}; see `calculus.restrict`."""
+        from .calculus import restrict
+
+        return restrict(self, fixed)
+
+    def compose(self, polynomial: Mapping, order: int):
+        """S(f(y)) up to `order` and what that drops, for f(y) = Σ_d f_d[y, …, y] as {d: f_d}; see `calculus.compose`."""
+        from .calculus import compose
+
+        return compose(self, polynomial, order)
 
     def normal_order(self, mean, covariance) -> Action:
         """Couplings averaged over q = N(mean, covariance): A^(k) = E_q[∇^k S]/k!, exactly.
@@ -207,6 +213,54 @@ class Action:
         """k! A^(k), the k-th derivative of S at the base point, or at another one if the action is exact."""
         action = self if at is None else self.recenter(at)
         return factorial(order) * action._coupling(as_count(order, "order", minimum=0))
+
+    def propagator(self, at=None) -> np.ndarray:
+        """Δ = (−2A^(2))^{-1} at the base point, or at another one if the action is exact; see `stationary.propagator`."""
+        from .stationary import propagator
+
+        return propagator(self, at)
+
+    def modes(self, n_starts: int = 64, seed: int = 0) -> tuple:
+        """Stationary points of S from many starts, classified, the highest first; see `stationary.modes`."""
+        from .stationary import modes
+
+        return modes(self, n_starts, seed)
+
+    def laplace(self, n_starts: int = 64, seed: int = 0):
+        """ln ∫ exp S from the maxima of S, with the two-loop diagrams as its error; see `stationary.laplace`."""
+        from .stationary import laplace
+
+        return laplace(self, n_starts, seed)
+
+    def integrate_out(self, variables) -> Action:
+        """ln ∫ dy exp S over variables y that enter quadratically, given by index or name; see `fieldtheory.integration`."""
+        from .integration import integrate_out
+
+        return integrate_out(self, variables)
+
+    @classmethod
+    def from_sympy(cls, expression, symbols, at=None) -> Action:
+        """The action a sympy expression with numeric coefficients writes out; see `fieldtheory.expressions.from_sympy`."""
+        from .expressions import from_sympy
+
+        return from_sympy(expression, symbols, at)
+
+    def to_sympy(self, symbols=None):
+        """S as a sympy expression that `from_sympy` reads back bit for bit; see `fieldtheory.expressions.to_sympy`."""
+        from .expressions import to_sympy
+
+        return to_sympy(self, symbols)
+
+    def to_text(self) -> str:
+        """S as text that `fieldtheory.parse_action` reads back bit for bit; see `fieldtheory.notation.to_text`."""
+        from .notation import to_text
+
+        return to_text(self)
+
+    def _repr_latex_(self) -> str:
+        from .notation import to_latex
+
+        return to_latex(self)
 
     def __add__(self, other: Action) -> Action:
         if not isinstance(other, Action):
@@ -234,15 +288,20 @@ class Action:
         norms = ", ".join(f"|A{k}|={T.norm():.4g}" for k, T in self.couplings.items() if k)
         return f"Action(n_dim={self.n_dim}, order={self.order}, gauge={self.gauge!r}, {norms})"
 
-    def save(self, path):
-        """Write one ``.safetensors`` file with a JSON header, whole or not at all."""
+    def save(self, path, provenance: Mapping | None = None):
+        """Write one ``.safetensors`` file with a JSON header, whole or not at all.
+
+        `provenance` is anything JSON can hold that says where the couplings came from.
+        """
         from . import __version__
 
-        arrays = {f"coupling_{k}": T.packed for k, T in self.couplings.items()} | {"at": self.at}
+        sparse = {k: T for k, T in self.couplings.items() if T.storage == "sparse"}
+        arrays = {f"coupling_{k}": T.values for k, T in self.couplings.items()} | {"at": self.at}
+        arrays |= {f"indices_{k}": T.indices for k, T in sparse.items()}
         if self.covariance is not None:
             arrays["covariance"] = self.covariance
-        header = {"n_dim": self.n_dim, "orders": sorted(self.couplings), "gauge": self.gauge, "names": self.names,
-                  "convention": "S = ln p = sum_k A^(k) (x - at)^k, unique entries in colex order", "version": __version__}
+        header = {"n_dim": self.n_dim, "orders": sorted(self.couplings), "sparse": sorted(sparse), "gauge": self.gauge, "names": self.names,
+                  "convention": _FILE_CONVENTION, "version": __version__, "provenance": provenance or {}}
         return files.write(path, "action", arrays, header)
 
     @classmethod
@@ -251,11 +310,24 @@ class Action:
         arrays, header = files.read(path, "action")
         try:
             n_dim, orders = as_count(header["n_dim"], "n_dim"), [as_count(k, "order", minimum=0) for k in header["orders"]]
-            couplings = {k: SymmetricTensor.from_packed(arrays[f"coupling_{k}"], n_dim, k) for k in orders}
+            couplings = {k: _stored(arrays, n_dim, k, k in header.get("sparse", ())) for k in orders}
             return cls(couplings, arrays["at"], header["gauge"], arrays.get("covariance"), header["names"])
         except (FieldTheoryError, KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(f"{path} must hold a complete action, its header and arrays do not fit together: "
                                   f"{error}") from None
+
+    def to_graph(self, threshold: float = 0.0) -> nx.Graph:
+        """The interaction graph, pairs as weighted edges and higher couplings as hyperedge nodes; see `fieldtheory.graphs`."""
+        from .graphs import to_graph
+
+        return to_graph(self, threshold)
+
+    @classmethod
+    def from_graph(cls, graph: nx.Graph) -> Action:
+        """The action of an interaction graph, or of any networkx graph with weights; see `fieldtheory.graphs`."""
+        from .graphs import from_graph
+
+        return from_graph(graph)
 
     def _coupling(self, order: int) -> SymmetricTensor:
         if order in self.couplings:
@@ -271,6 +343,16 @@ class Action:
                              "anew there with to_action(..., at=).")
 
 
+def _stored(arrays: Mapping, n_dim: int, order: int, is_sparse: bool) -> SymmetricTensor:
+    values = arrays[f"coupling_{order}"]
+    if not is_sparse:
+        return SymmetricTensor.from_packed(values, n_dim, order)
+    indices = arrays[f"indices_{order}"]
+    if indices.shape[1:] != (order,):
+        raise InputError(f"indices of order {order} must have shape (n_entries, {order}), got {indices.shape}.")
+    return SymmetricTensor.from_entries(indices, values, n_dim)
+
+
 def require_same_gauge(first: Action, second: Action) -> None:
     """Raise `GaugeError` unless couplings of the two actions mean the same thing."""
     if first.gauge != second.gauge:
@@ -282,6 +364,14 @@ def require_same_gauge(first: Action, second: Action) -> None:
                          f"{np.abs(first.at - second.at).max():.2g}; extract both with the same to_action(..., at=).")
     if first.covariance is not None and not np.allclose(first.covariance, second.covariance, rtol=1e-12, atol=0):
         raise GaugeError("normal-ordered actions must share the Gaussian they are averaged over, their covariances differ.")
+
+
+def _lanes(u: np.ndarray):
+    """Slices of the rows of u (n, n_dim), each with its points as lanes."""
+    n_lanes = min(_LANES, max(1, _LANE_ENTRIES // u.shape[1]))
+    for start in range(0, len(u), n_lanes):
+        block = slice(start, start + n_lanes)
+        yield block, np.ascontiguousarray(u[block].T)
 
 
 def _checked_couplings(couplings: Mapping) -> dict[int, SymmetricTensor]:
@@ -317,8 +407,8 @@ def _common_n_dim(couplings: dict) -> int:
     return n_dim
 
 
-def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray, M: np.ndarray) -> dict[int, SymmetricTensor]:
-    """A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[M, …, M, c, …, c]."""
+def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray) -> dict[int, SymmetricTensor]:
+    """A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[·, …, ·, c, …, c]."""
     vector, shifted = SymmetricTensor.from_packed(c, c.size, 1), {}
     for m, T in couplings.items():
         for k in range(m, -1, -1):
@@ -327,8 +417,7 @@ def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray, M: np.ndarray
             if k == 0 or not c.any():
                 break
             T = T.contract(vector)
-    unmoved = np.array_equal(M, np.eye(c.size))
-    return {k: T if unmoved else T.transform(M) for k, T in sorted(shifted.items())}
+    return dict(sorted(shifted.items()))
 
 
 def _gaussian_average(couplings: dict, covariance: np.ndarray, sign: float) -> dict[int, SymmetricTensor]:

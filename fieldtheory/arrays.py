@@ -7,6 +7,7 @@ trusted further in. Columns that never vary carry no density: `Columns` leaves t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -97,6 +98,17 @@ def as_count(value, name: str, minimum: int = 1) -> int:
     return int(value)
 
 
+def as_number(value, name: str) -> float:
+    """One finite real number; raises `InputError` otherwise."""
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else np.nan
+    except OverflowError:
+        number = np.inf
+    if not np.isfinite(number):
+        raise InputError(f"{name} must be a finite number, got {value!r}.")
+    return number
+
+
 def _as_real(values, name: str) -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray):
         values = values.astype(np.float64).filled(np.nan)  # asarray would bring back what the mask hides
@@ -113,6 +125,9 @@ def _as_real(values, name: str) -> np.ndarray:
 
 
 def _refuse_non_finite(array: np.ndarray, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):  # needs no memory; a sum may overflow where no entry does
+            return
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])

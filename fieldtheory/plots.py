@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .action import Action
+from .graph_picture import interaction_graph as interaction_graph
 from .tensors import SymmetricTensor
 
 if TYPE_CHECKING:
@@ -138,46 +138,6 @@ def ratios_to_truth(ax: Axes, labels: Sequence[str], results: Mapping[str, tuple
     ax.set_xticks(positions, labels=[label.replace(", ", "\n") for label in labels])
     ax.legend()
     return ax
-
-
-def interaction_graph(ax: Axes, action: Action, n_pairs: int = 20, n_triples: int = 6) -> Axes:
-    """The strongest interactions between different variables: pairs as edges, triples as shaded triangles.
-
-    Width and shade follow the size of the vertex-weighted coupling k! A^(k), colour its sign (blue raises ln p when the variables
-    grow together, red lowers it). Variables sit on a circle.
-
-    Parameters
-    ----------
-    action : Action
-        In comparable units: pull a learned one back to standardized variables first.
-    n_pairs, n_triples : int
-        How many of the strongest to draw.
-    """
-    angle = np.pi / 2 - 2 * np.pi * np.arange(action.n_dim) / action.n_dim
-    places = np.column_stack([np.cos(angle), np.sin(angle)])
-    for (i, j, k), strength, size in _strongest(action, 3, n_triples):
-        ax.fill(*places[[i, j, k]].T, color=_sign_color(strength), alpha=0.08 + 0.3 * size, lw=0)
-    for (i, j), strength, size in _strongest(action, 2, n_pairs):
-        ax.plot(*places[[i, j]].T, color=_sign_color(strength), lw=0.4 + 4.0 * size, alpha=0.85, solid_capstyle="round")
-    ax.scatter(*places.T, s=max(30, 2600 / action.n_dim), color="white", edgecolor="0.2", zorder=3)
-    for name, place in zip(action.names or range(action.n_dim), places):
-        ax.text(*place, str(name), ha="center", va="center", fontsize=9 if action.n_dim <= 20 else 6, zorder=4)
-    ax.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
-    ax.axis("off")
-    return ax
-
-
-def _strongest(action: Action, order: int, count: int):
-    """Index tuples of all-different variables with vertex and size relative to the largest, weakest first."""
-    T = action.vertex(order)
-    mixed = np.flatnonzero((np.diff(T.indices, axis=1) > 0).all(axis=1))
-    chosen = mixed[np.argsort(np.abs(T.packed[mixed]))[-count:]] if mixed.size else mixed
-    largest = np.abs(T.packed[chosen]).max(initial=0.0)
-    return [(T.indices[r], T.packed[r], abs(T.packed[r]) / largest) for r in chosen if T.packed[r] != 0.0]
-
-
-def _sign_color(strength: float) -> str:
-    return "#2166ac" if strength > 0 else "#b2182b"
 
 
 def image_rows(ax: Axes, rows: Sequence[np.ndarray], labels: Sequence[str]) -> Axes:

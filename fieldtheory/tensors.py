@@ -1,108 +1,67 @@
 """Symmetric tensors, stored once per unique entry.
 
-A symmetric tensor T of order k in n_dim variables has C(n_dim + k − 1, k) unique entries T_{i1 ≤ … ≤ ik}. They are kept in
-colexicographic order, in which the entry (i1 ≤ … ≤ ik) has
+There are two storages behind one class. *Packed* tensors keep all C(n_dim + k − 1, k) unique entries in colexicographic order
+(`fieldtheory.packing`), *sparse* ones keep the index tuples and values of some, all others being zero: the couplings of a lattice theory
+with 10⁵ sites. `indices`, `values` and `multiplicity` belong together in either. Nobody has to choose: what is given entry by entry is
+kept sparse where that is the smaller storage of a large tensor. `bytes_as` says what the other storage would take, `to` converts, and what
+would not fit is refused beforehand.
 
-    rank = Σ_{j=1..k} C(i_j + j − 1, j)
-
-whatever n_dim is: adding a variable appends entries, and the first index runs fastest. Entry i stands for the k!/Π_a α_a!
-positions of the full tensor that are permutations of it (α_a: how often index a occurs), its *multiplicity*; packed values are
-entries of the tensor, not multiplied by it. The norm is the Frobenius norm of the full tensor: unlike the plain sum over unique
-entries it does not change under rotations.
+Values are entries of the tensor, not multiplied by their multiplicity. The norm is the Frobenius norm of the full tensor: unlike the
+plain sum over unique entries it does not change under rotations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import permutations
-from math import comb, factorial, log10
+from itertools import combinations, permutations
+from math import comb
 
 import numpy as np
+from scipy import sparse
 
+from . import memory
 from .arrays import _as_real, _refuse_non_finite, as_count, as_covariance
 from .errors import InputError
+from .packing import (
+    colex_argsort,
+    colex_indices,
+    colex_rank,
+    contraction_matrix,
+    entry_count,
+    leg_matrix,
+    multiplicity,
+    packed_multiplicity,
+    packed_size,
+    positions,
+    sum_equal,
+    symmetrize,
+)
 
-_LARGEST_BYTES = 8e9
+__all__ = ["SymmetricTensor", "colex_indices", "colex_rank", "contraction_matrix", "leg_matrix", "multiplicity", "packed_size",
+           "symmetrize"]
 
-
-def packed_size(n_dim: int, order: int) -> int:
-    """Number of unique entries, C(n_dim + order − 1, order); `InputError` where they would exceed 8 GB."""
-    fewer = min(n_dim - 1, order)
-    size = comb(n_dim + order - 1, order) if fewer < 64 else 2**64  # a lower bound, without endless products
-    if 8 * size > _LARGEST_BYTES:
-        raise InputError(f"couplings must fit in memory; those of order {order} in {n_dim} variables have more than "
-                         f"10^{int((size.bit_length() - 1) * log10(2))} unique entries and take more than 8 GB. Lower the order or "
-                         "the number of variables.")
-    return size
-
-
-@lru_cache(maxsize=64)
-def colex_indices(n_dim: int, order: int) -> np.ndarray:
-    """All index tuples i1 ≤ … ≤ ik in colexicographic order, shape (packed_size, order), read-only."""
-    if order == 0:
-        indices = np.zeros((1, 0), dtype=np.intp)
-    else:
-        lower = colex_indices(n_dim, order - 1)
-        blocks = [lower[: packed_size(last + 1, order - 1)] for last in range(n_dim)]
-        last = np.repeat(np.arange(n_dim), [len(block) for block in blocks])
-        indices = np.column_stack([np.concatenate(blocks), last])
-    indices.setflags(write=False)
-    return indices
+_SMALL = 2**17  # entries up to which a packed tensor is never worth avoiding: 1 MB
 
 
-def colex_rank(indices: np.ndarray) -> np.ndarray:
-    """Rank Σ_j C(i_j + j − 1, j) of ascending index tuples, shape (..., order) → (...)."""
-    rank = np.zeros(indices.shape[:-1], dtype=np.intp)
-    for j in range(indices.shape[-1]):
-        binomial = np.ones_like(rank)
-        for r in range(j + 1):  # C(i + r, r + 1) is whole at every step
-            binomial = binomial * (indices[..., j] + r) // (r + 1)
-        rank += binomial
-    return rank
-
-
-def multiplicity(indices: np.ndarray) -> np.ndarray:
-    """k!/Π α! for ascending index tuples, shape (..., order) → (...)."""
-    order = indices.shape[-1]
-    run = np.ones(indices.shape[:-1], dtype=np.int64)
-    repeats = run.copy()
-    for j in range(1, order):
-        run = np.where(indices[..., j] == indices[..., j - 1], run + 1, 1)
-        repeats *= run
-    return factorial(order) // repeats
-
-
-def symmetrize(array) -> np.ndarray:
-    """Average of a dense tensor over all permutations of its axes."""
-    array = np.asarray(array, dtype=np.float64)
-    axes = list(permutations(range(array.ndim)))
-    return sum(array.transpose(p) for p in axes) / len(axes)
-
-
-def _as_indices(indices) -> np.ndarray:
-    """Whole numbers as they are; numpy would cut 0.7 to 0 unasked."""
-    array = _as_real(indices, "indices")
-    if not np.array_equal(array, np.floor(array)):
-        raise InputError(f"indices must be whole numbers, got {indices!r}.")
-    return array.astype(np.intp)
-
-
-@dataclass(frozen=True, eq=False)
 class SymmetricTensor:
     """A symmetric tensor of order k, kept as its unique entries.
 
-    Build it with `from_dense`, `from_packed` or `from_entries`.
+    Build it with `from_dense`, `from_packed`, `from_entries` or `from_monomials`.
 
     Attributes
     ----------
-    packed : ndarray of float64, shape (C(n_dim + order − 1, order),)
-        Unique entries in colexicographic order, read-only.
     n_dim, order : int
+    storage : {"packed", "sparse"}
+    indices : ndarray of int, shape (n_entries, order)
+        Index tuples i1 ≤ … ≤ ik of the stored entries, colexicographically.
+    values : ndarray of float64, shape (n_entries,)
+        The entries they name, read-only.
     """
 
-    packed: np.ndarray
+    storage: str
+    indices: np.ndarray
+    values: np.ndarray
     n_dim: int
     order: int
 
@@ -114,9 +73,7 @@ class SymmetricTensor:
         if values.shape != (packed_size(n_dim, order),):
             raise InputError(f"a coupling of order {order} in {n_dim} variables must have {packed_size(n_dim, order)} unique "
                              f"entries, got an array of shape {values.shape}.")
-        _refuse_non_finite(values, f"coupling of order {order}")
-        values.setflags(write=False)
-        return cls(values, n_dim, order)
+        return _owned(values, n_dim, order)
 
     @classmethod
     def from_dense(cls, array) -> SymmetricTensor:
@@ -134,27 +91,26 @@ class SymmetricTensor:
 
     @classmethod
     def from_entries(cls, indices: Iterable, values, n_dim: int) -> SymmetricTensor:
-        """From some entries, all others zero.
+        """From some entries, all others zero; sparse where that is the smaller storage of a large tensor.
 
         Parameters
         ----------
         indices : array_like of int, shape (n_entries, order)
             Index tuples in any order; tuples that are permutations of each other name the same entry and may occur once.
         values : array_like, shape (n_entries,)
+        n_dim : int
         """
-        n_dim = as_count(n_dim, "n_dim")
-        indices = np.sort(np.atleast_2d(_as_indices(indices)), axis=1)
-        values = np.atleast_1d(_as_real(values, "values"))
-        if values.shape != indices.shape[:1]:
-            raise InputError(f"values must be one number per index tuple, got {values.shape} for {len(indices)} tuples.")
-        if indices.size and not (indices.min() >= 0 and indices.max() < n_dim):
-            raise InputError(f"indices must lie in 0 … {n_dim - 1}, got {indices.min()} … {indices.max()}.")
-        rank = colex_rank(indices)
-        if np.unique(rank).size != rank.size:
+        indices, values = _checked_entries(indices, values, as_count(n_dim, "n_dim"))
+        by_colex = colex_argsort(indices)
+        indices, values = indices[by_colex], values[by_colex]
+        if np.any(np.all(indices[1:] == indices[:-1], axis=1)):
             raise InputError("indices must name each entry once; two tuples are permutations of each other, add their values.")
-        packed = np.zeros(packed_size(n_dim, indices.shape[1]))
-        packed[rank] = values
-        return cls.from_packed(packed, n_dim, indices.shape[1])
+        return _economical(indices, values, int(n_dim))
+
+    @classmethod
+    def from_monomials(cls, indices: Iterable, coefficients, n_dim: int) -> SymmetricTensor:
+        """From the polynomial Σ c x_{i1} ⋯ x_{ik}: A_I = (sum of the c of I's permutations)/multiplicity; parameters as `from_entries`."""
+        return _of_monomials(*_checked_entries(indices, coefficients, as_count(n_dim, "n_dim")), int(n_dim))
 
     @classmethod
     def symmetrized(cls, array: np.ndarray, n_dim: int) -> SymmetricTensor:
@@ -167,31 +123,43 @@ class SymmetricTensor:
     @classmethod
     def zeros(cls, n_dim: int, order: int) -> SymmetricTensor:
         """The tensor without entries."""
-        return cls.from_packed(np.zeros(packed_size(n_dim, order)), n_dim, order)
-
-    @property
-    def indices(self) -> np.ndarray:
-        """Index tuples i1 ≤ … ≤ ik of the entries, shape (n_entries, order)."""
-        return colex_indices(self.n_dim, self.order)
-
-    @property
-    def values(self) -> np.ndarray:
-        """The entries that `indices` names, shape (n_entries,)."""
-        return self.packed
+        n_dim, order = as_count(n_dim, "n_dim"), as_count(order, "order", minimum=0)
+        return _economical(np.empty((0, order), dtype=np.intp), np.empty(0), n_dim)
 
     @property
     def multiplicity(self) -> np.ndarray:
-        """Positions of the full tensor that each entry stands for, shape (n_entries,)."""
+        """Positions of the full tensor that each stored entry stands for, shape (n_entries,)."""
         return multiplicity(self.indices)
 
+    @property
+    def packed(self) -> np.ndarray:
+        """All unique entries in colexicographic order, shape (C(n_dim + order − 1, order),); refused where they would not fit."""
+        return self.to("packed").values
+
+    def bytes_as(self, storage: str) -> int:
+        """What the tensor takes in a storage, "packed" or "sparse"."""
+        if storage not in _STORAGES:
+            raise InputError(f"storage must be one of {', '.join(_STORAGES)}, got {storage!r}.")
+        if storage == "packed":
+            return 8 * entry_count(self.n_dim, self.order)
+        return 8 * (1 + self.order) * int(np.count_nonzero(self.values))
+
+    def to(self, storage: str) -> SymmetricTensor:
+        """The same tensor in a storage, "packed" or "sparse" (without its zeros); refused where it would not fit, see `bytes_as`."""
+        memory.require(self.bytes_as(storage), f"the {storage} tensor", "keep the other storage")
+        if storage == self.storage == "packed":
+            return self
+        present = np.flatnonzero(self.values)
+        build = _pack if storage == "packed" else SparseTensor
+        return build(self.indices[present], self.values[present], self.n_dim, self.order)
+
     def dense(self) -> np.ndarray:
-        """The full array, shape (n_dim,)*order; refused when it would exceed 8 GB."""
-        if 8.0 * self.n_dim**self.order > _LARGEST_BYTES:
-            raise InputError(f"the dense tensor must fit in memory; order {self.order} in {self.n_dim} variables takes "
-                             f"{8e-9 * self.n_dim**self.order:.0f} GB. Work with `packed` and `indices`.")
-        full = np.empty((self.n_dim,) * self.order)
+        """The full array, shape (n_dim,)*order; refused where it would not fit in memory."""
+        memory.require(8 * self.n_dim**self.order, f"the dense tensor of order {self.order} in {self.n_dim} variables",
+                       "work with `values` and `indices`")
+        full = np.zeros((self.n_dim,) * self.order)
         for p in permutations(range(self.order)):
-            full[tuple(self.indices[:, p].T)] = self.packed
+            full[tuple(self.indices[:, p].T)] = self.values
         return full
 
     def inner(self, other: SymmetricTensor, metric=None) -> float:
@@ -200,22 +168,47 @@ class SymmetricTensor:
         if metric is not None:
             root = np.linalg.cholesky(as_covariance(metric, "metric"))
             return self.transform(root).inner(other.transform(root))
-        return float(np.sum(self.multiplicity * self.packed * other.packed))
+        if self.storage == "packed" != other.storage:
+            return other.inner(self)
+        theirs = other.values if self.storage == "packed" else other.at(self.indices)
+        return float(np.einsum("i,i,i", self.multiplicity, self.values, theirs))
 
     def norm(self, metric=None) -> float:
         """Frobenius norm of the full tensor, with legs contracted by `metric` where one is given."""
         return float(np.sqrt(max(self.inner(self, metric), 0.0)))
 
-    def transform(self, matrix: np.ndarray) -> SymmetricTensor:
-        """T[M, …, M], every leg contracted with the first axis of M of shape (n_dim, n_new)."""
-        if np.ndim(matrix) != 2 or len(matrix) != self.n_dim:
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """Entries at ascending index tuples, shape (n, order) → (n,)."""
+        raise TypeError(f"{type(self).__name__} must define at()")
+
+    def transform(self, matrix) -> SymmetricTensor:
+        """T[M, …, M], every leg contracted with the first axis of M.
+
+        Parameters
+        ----------
+        matrix : array_like or scipy sparse array, shape (n_dim, n_new)
+            Where its rows and the tensor have few entries, each index is replaced by those it leads to; else the full tensor is formed.
+        """
+        if np.ndim(matrix) != 2 or matrix.shape[0] != self.n_dim:
             raise InputError(f"matrix must have shape ({self.n_dim}, n_new), got {np.shape(matrix)}.")
-        if self.order == 0:
-            return SymmetricTensor.from_packed(self.packed, matrix.shape[1], 0)
-        full = self.dense()
-        for _ in range(self.order):  # contract the first leg, the new one goes last: after k turns all are new
+        M = sparse.csr_array(matrix)
+        chosen = np.flatnonzero(self.values)
+        index, coefficient = self.indices[chosen], (self.values * self.multiplicity)[chosen]
+        terms = int(np.diff(M.indptr)[index].prod(axis=1, dtype=float).sum())
+        if terms > self.n_dim**self.order:
+            return self._transform_full(M.toarray())
+        memory.require(8 * (1 + self.order) * terms, "the transformed coupling", "use a matrix with fewer entries per row")
+        for leg in range(self.order):
+            source, column, entry = _entries_of_rows(M, index[:, leg])
+            index, coefficient = index[source], coefficient[source] * entry
+            index[:, leg] = column
+        return _of_monomials(index, coefficient, M.shape[1])
+
+    def _transform_full(self, matrix: np.ndarray) -> SymmetricTensor:
+        """Contract the first leg, put the new one last: after k turns all are new."""
+        full, n_new = self.dense(), matrix.shape[1]
+        for _ in range(self.order):
             full = np.tensordot(full, matrix, axes=(0, 0))
-        n_new = matrix.shape[1]
         return SymmetricTensor.from_packed(full[tuple(colex_indices(n_new, self.order).T)], n_new, self.order)
 
     def contract(self, other: SymmetricTensor) -> SymmetricTensor:
@@ -223,44 +216,49 @@ class SymmetricTensor:
         if other.n_dim != self.n_dim or other.order > self.order:
             raise InputError(f"a tensor must be contracted with one of the same n_dim {self.n_dim} and of order at most "
                              f"{self.order}, got n_dim {other.n_dim} and order {other.order}.")
-        rest = colex_indices(self.n_dim, self.order - other.order)
-        result = np.zeros(len(rest))
-        for J, weight in zip(other.indices, other.packed * other.multiplicity):
-            if weight != 0.0:
-                joined = np.column_stack([rest, np.broadcast_to(J, (len(rest), other.order))])
-                result += weight * self.packed[colex_rank(np.sort(joined, axis=1))]
-        return SymmetricTensor.from_packed(result, self.n_dim, self.order - other.order)
+        return self._contract(other)
 
     def __add__(self, other: SymmetricTensor) -> SymmetricTensor:
         if not isinstance(other, SymmetricTensor):
             return NotImplemented
         self._require_like(other)
-        return SymmetricTensor.from_packed(self.packed + other.packed, self.n_dim, self.order)
+        if "packed" in (self.storage, other.storage):
+            return _owned(self.packed + other.packed, self.n_dim, self.order)
+        return _economical(*sum_equal(np.concatenate([self.indices, other.indices]), np.concatenate([self.values, other.values])),
+                           self.n_dim)
 
     def __sub__(self, other: SymmetricTensor) -> SymmetricTensor:
         return self + (-1.0) * other
 
     def __mul__(self, factor: float) -> SymmetricTensor:
-        return SymmetricTensor.from_packed(factor * self.packed, self.n_dim, self.order)
+        return self._scaled(factor)
 
     __rmul__ = __mul__
 
     def __neg__(self) -> SymmetricTensor:
         return -1.0 * self
 
+    def with_values(self, values) -> SymmetricTensor:
+        """The tensor with other values at the stored entries, shape (n_entries,)."""
+        raise TypeError(f"{type(self).__name__} must define with_values()")
+
     def rank(self, index) -> int:
         """Position in `packed` of the entry at a full tuple of indices, in any order."""
-        index = np.sort(np.atleast_1d(_as_indices(index)))
-        if index.shape != (self.order,) or (index.size and not (index[0] >= 0 and index[-1] < self.n_dim)):
-            raise InputError(f"an entry must be named by {self.order} indices in 0 … {self.n_dim - 1}, got {index.tolist()}.")
-        return int(colex_rank(index))
+        return int(colex_rank(self._one(index)))
 
     def __getitem__(self, index) -> float:
         """The entry at a full tuple of indices, in any order."""
-        return float(self.packed[self.rank(index)])
+        return float(self.at(self._one(index)[None])[0])
+
+    def _one(self, index) -> np.ndarray:
+        index = np.sort(np.atleast_1d(_as_indices(index)))
+        if index.shape != (self.order,) or (index.size and not (index[0] >= 0 and index[-1] < self.n_dim)):
+            raise InputError(f"an entry must be named by {self.order} indices in 0 … {self.n_dim - 1}, got {index.tolist()}.")
+        return index
 
     def __repr__(self) -> str:
-        return f"SymmetricTensor(order={self.order}, n_dim={self.n_dim}, norm={self.norm():.4g})"
+        kept = "" if self.storage == "packed" else f", {self.values.size} entries"
+        return f"SymmetricTensor(order={self.order}, n_dim={self.n_dim}{kept}, norm={self.norm():.4g})"
 
     def _require_like(self, other: SymmetricTensor) -> None:
         if (self.n_dim, self.order) != (other.n_dim, other.order):
@@ -268,27 +266,139 @@ class SymmetricTensor:
                              f"({other.n_dim}, {other.order}).")
 
 
-def leg_matrix(matrix: np.ndarray, order: int) -> np.ndarray:
-    """The map T → T[M, …, M] on packed entries: shape (packed_size(n_new, order), packed_size(n_dim, order)).
+@dataclass(frozen=True, eq=False, repr=False)
+class PackedTensor(SymmetricTensor):
+    """All unique entries in colexicographic order."""
 
-    Row I and column J hold Σ over the distinct orderings J' of J of Π_a M[J'_a, I_a].
-    """
-    n_dim, n_new = matrix.shape
-    old, new = colex_indices(n_dim, order), colex_indices(n_new, order)
-    total = np.zeros((len(new), len(old)))
-    for p in permutations(range(order)):
-        term = np.ones_like(total)
-        for a in range(order):
-            term *= matrix[old[:, p[a]][None, :], new[:, a][:, None]]
-        total += term
-    return total * (multiplicity(old) / factorial(order))
+    values: np.ndarray
+    n_dim: int
+    order: int
+    storage = "packed"
+
+    @property
+    def indices(self) -> np.ndarray:
+        """All index tuples."""
+        return colex_indices(self.n_dim, self.order)
+
+    @property
+    def multiplicity(self) -> np.ndarray:
+        """Of all entries, without forming their index tuples."""
+        return packed_multiplicity(self.n_dim, self.order)
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """Entries at ascending index tuples."""
+        return self.values[colex_rank(indices)]
+
+    def with_values(self, values) -> SymmetricTensor:
+        """The tensor with other values."""
+        return SymmetricTensor.from_packed(values, self.n_dim, self.order)
+
+    def _scaled(self, factor: float) -> SymmetricTensor:
+        return _owned(factor * self.values, self.n_dim, self.order)
+
+    def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
+        rest = colex_indices(self.n_dim, self.order - other.order)
+        result = np.zeros(len(rest))
+        for J, weight in zip(other.indices, other.values * other.multiplicity):
+            if weight != 0.0:
+                joined = np.column_stack([rest, np.broadcast_to(J, (len(rest), other.order))])
+                result += weight * self.values[colex_rank(np.sort(joined, axis=1))]
+        return SymmetricTensor.from_packed(result, self.n_dim, self.order - other.order)
 
 
-def contraction_matrix(vector: np.ndarray, order: int) -> np.ndarray:
-    """The map T → T[c] of order k to order k − 1 on packed entries."""
-    rest = colex_indices(vector.size, order - 1)
-    matrix = np.zeros((len(rest), packed_size(vector.size, order)))
-    for j, c in enumerate(vector):
-        joined = np.sort(np.column_stack([rest, np.full(len(rest), j)]), axis=1)
-        matrix[np.arange(len(rest)), colex_rank(joined)] += c
-    return matrix
+@dataclass(frozen=True, eq=False, repr=False)
+class SparseTensor(SymmetricTensor):
+    """Some entries, all others zero: distinct ascending index tuples in colexicographic order, and values."""
+
+    indices: np.ndarray
+    values: np.ndarray
+    n_dim: int
+    order: int
+    storage = "sparse"
+
+    def __post_init__(self):
+        for array in (self.indices, self.values):
+            array.setflags(write=False)
+
+    def at(self, indices: np.ndarray) -> np.ndarray:
+        """Entries at ascending index tuples, 0 where none is stored."""
+        if indices is self.indices:
+            return self.values
+        return np.append(self.values, 0.0)[positions(indices, self.indices)]
+
+    def with_values(self, values) -> SymmetricTensor:
+        """The tensor with other values at the stored entries."""
+        values = np.array(_as_real(values, "values"))
+        if values.shape != self.values.shape:
+            raise InputError(f"values must be one number per stored entry, {self.values.size} in all, got shape {values.shape}.")
+        _refuse_non_finite(values, f"coupling of order {self.order}")
+        return SparseTensor(self.indices, values, self.n_dim, self.order)
+
+    def _scaled(self, factor: float) -> SymmetricTensor:
+        return self.with_values(factor * self.values)
+
+    def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
+        """As a polynomial: choose which factors of each monomial are closed with B; all choices weigh the same."""
+        k, r = self.order, other.order
+        weights, rest, closed = self.values * self.multiplicity / comb(k, r), [np.empty((0, k - r), dtype=np.intp)], [np.empty(0)]
+        for chosen in combinations(range(k), r):
+            rest.append(np.delete(self.indices, chosen, axis=1))
+            closed.append(weights * other.at(self.indices[:, chosen]))
+        return _of_monomials(np.concatenate(rest), np.concatenate(closed), self.n_dim)
+
+
+_STORAGES = ("packed", "sparse")
+
+
+def _as_indices(indices) -> np.ndarray:
+    """Whole numbers as they are; numpy would cut 0.7 to 0 unasked."""
+    array = _as_real(indices, "indices")
+    if not np.array_equal(array, np.floor(array)):
+        raise InputError(f"indices must be whole numbers, got {indices!r}.")
+    return array.astype(np.intp)
+
+
+def _checked_entries(indices, values, n_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ascending index tuples and their values."""
+    indices = np.sort(np.atleast_2d(_as_indices(indices)), axis=1)
+    values = np.atleast_1d(_as_real(values, "values"))
+    if values.shape != indices.shape[:1]:
+        raise InputError(f"values must be one number per index tuple, got {values.shape} for {len(indices)} tuples.")
+    if indices.size and not (indices.min() >= 0 and indices.max() < n_dim):
+        raise InputError(f"indices must lie in 0 … {n_dim - 1}, got {indices.min()} … {indices.max()}.")
+    _refuse_non_finite(values, f"coupling of order {indices.shape[1]}")
+    return indices, values
+
+
+def _of_monomials(indices: np.ndarray, coefficients: np.ndarray, n_dim: int) -> SymmetricTensor:
+    indices, coefficients = sum_equal(indices, coefficients)
+    return _economical(indices, coefficients / multiplicity(indices), n_dim)
+
+
+def _entries_of_rows(rows: sparse.csr_array, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All entries of the chosen rows one after the other: which choice each belongs to, its column and its value."""
+    count = np.diff(rows.indptr)[chosen]
+    source = np.repeat(np.arange(len(chosen)), count)
+    place = np.arange(len(source)) + (rows.indptr[chosen] - np.cumsum(count) + count)[source]
+    return source, rows.indices[place], rows.data[place]
+
+
+def _economical(indices: np.ndarray, values: np.ndarray, n_dim: int) -> SymmetricTensor:
+    """Distinct ascending tuples in colexicographic order in the smaller storage; a small tensor is packed."""
+    order = indices.shape[1]
+    if entry_count(n_dim, order) <= max(_SMALL, (1 + order) * len(values)):
+        return _pack(indices, values, n_dim, order)
+    return SparseTensor(indices, values, n_dim, order)
+
+
+def _owned(values: np.ndarray, n_dim: int, order: int) -> SymmetricTensor:
+    """A packed tensor of an array that nobody else holds."""
+    _refuse_non_finite(values, f"coupling of order {order}")
+    values.setflags(write=False)
+    return PackedTensor(values, n_dim, order)
+
+
+def _pack(indices: np.ndarray, values: np.ndarray, n_dim: int, order: int) -> SymmetricTensor:
+    packed = np.zeros(packed_size(n_dim, order))
+    packed[colex_rank(indices)] = values
+    return _owned(packed, n_dim, order)

@@ -66,7 +66,9 @@ class Agreement:
                   panel(plots.loss_curve, self.prediction, self.measured)]
         caption = ("Left: convergence q of the samples that two learners generate from the same noise. Right: denoising loss on the "
                    "training half and on unseen samples. Lines are predicted from one data set without training, bands are 95 % "
-                   "intervals, points are measured with standard errors over random splits.")
+                   "intervals, points are measured with standard errors over random splits. Where N is close to the number of variables, "
+                   "directions of almost no variance dominate the test loss and make it heavy-tailed: there it is the one number that a "
+                   "covariance does not tell.")
         return Chapter(title, self.verdict, [Picture(panels, caption), self.table()])
 
     def table(self) -> Table:
@@ -104,8 +106,12 @@ def agreement(samples, n_samples: Sequence[int] | None = None, convergence: floa
         q that counts as agreement, in (0, 1).
     ridge : float
         Variance added to every direction by the learners.
+    seed : int
+        Of the intervals and of the splits.
     n_splits : int
         Random disjoint splits per N; 0 predicts only.
+    progress : bool
+        Show a bar of the splits on the error stream.
 
     Raises
     ------
@@ -129,12 +135,12 @@ def _measure(samples, sizes, ridge: float, seed: int, n_splits: int, progress: b
 
 
 def default_sizes(n_total: int) -> list[int]:
-    """A grid of N per half from 20, or fewer, to half of `n_total`, a few per decade."""
+    """A grid of N per half from 20, or as few as 3, to half of `n_total`, a few per decade."""
     largest = n_total // 2
     if largest < 4:
         raise InputError(f"samples must hold at least 8 rows to be split into two halves, got {n_total}.")
     grid = np.unique(np.concatenate([_GRID * 10**k for k in range(8)]).astype(int))
-    chosen = grid[(grid >= min(20, largest // 2)) & (grid <= largest)]
+    chosen = grid[(grid >= max(3, min(20, largest // 2))) & (grid <= largest)]
     return [int(N) for N in chosen[np.unique(np.linspace(0, chosen.size - 1, min(9, chosen.size)).astype(int))]]
 
 

@@ -106,6 +106,10 @@ class Chapter:
     verdict: str
     parts: Sequence[Picture | Table | Text]
 
+    def headline(self) -> str:
+        """A list item for the top of the page: the first sentence of the verdict."""
+        return f"<li><b>{escape(self.title)}.</b> {escape(self.verdict.split('. ')[0].rstrip('.'))}.</li>"
+
     def html(self) -> str:
         """A section element."""
         return (f'<section><h2>{escape(self.title)}</h2><p class="verdict">{escape(self.verdict)}</p>'
@@ -121,7 +125,7 @@ class Report:
     title, question : str
         What this is and what was asked.
     chapters : sequence of Chapter
-        The verdicts of all of them open the page where there is more than one.
+        The headlines of all of them open the page where there is more than one.
     provenance : dict
         Everything needed to get the same numbers again; versions are added.
     """
@@ -145,8 +149,7 @@ class Report:
     def _summary(self) -> str:
         if len(self.chapters) < 2:
             return ""
-        verdicts = "".join(f"<li><b>{escape(c.title)}.</b> {escape(c.verdict)}</li>" for c in self.chapters)
-        return f'<div class="summary"><ul>{verdicts}</ul></div>'
+        return f'<div class="summary"><ul>{"".join(chapter.headline() for chapter in self.chapters)}</ul></div>'
 
     def _provenance(self) -> str:
         facts = {**self.provenance, "versions": ", ".join(f"{k} {v}" for k, v in versions().items())}

@@ -56,9 +56,8 @@ class Lanes(NamedTuple):
 @njit
 def density(polynomial, x, value, score):
     """Overwrite `value` (n_lanes,) with S(x) without its constant and `score` (n_dim, n_lanes) with ∇S: the door to the kernels."""
-    heads, head_ptr, tails, weights, entry_ptr = polynomial
     value[:] = 0.0
-    value_and_score(heads, head_ptr, tails, weights, entry_ptr, x, value, score)
+    value_and_score(polynomial, x, value, score)
 
 
 @njit

@@ -86,7 +86,7 @@ class Checkpoint:
 def fingerprint(action: Action) -> str:
     """SHA-256 of what the kernels read of an action, and of its base point."""
     digest = hashlib.sha256(action.at.tobytes())
-    for array in action.fibers:
+    for array in action.polynomial:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -40,14 +40,14 @@ class Walkers:
 
     Attributes
     ----------
-    polynomial : tuple
+    polynomial : Polynomial
         The action as the kernels read it.
     lanes : Lanes
         Their x is relative to the base point of the action.
     """
 
     def __init__(self, action: Action, motion: Motion, y: np.ndarray):
-        self.polynomial, self.motion = tuple(action.fibers), motion
+        self.polynomial, self.motion = action.polynomial, motion
         self.lanes = Lanes(np.ascontiguousarray(y), np.empty(y.shape), np.empty(y.shape), np.empty(y.shape[1]))
         self._settle()
 

@@ -12,6 +12,8 @@ density is degenerate.
 from __future__ import annotations
 
 import math
+import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from fieldtheory import Action, NoiseSchedule, theories
 from fieldtheory.arrays import Columns, as_count, as_points, as_samples
-from fieldtheory.errors import InputError, NotNormalizableError
+from fieldtheory.errors import InputError, NotNormalizableError, RegimeWarning
 
 from ..learner import Learner, resolve_device
 from .denoiser import LinearDenoiser
@@ -34,7 +36,7 @@ class DDPM(Learner):
     ----------
     denoiser : LinearDenoiser
     n_steps : int
-        T; the schedule of Ho et al. (2020) is stretched over it.
+        T; β_t rises linearly from 1e-4 to 2e-2 (Ho et al. 2020). Much fewer than 1,000 steps do not end in pure noise.
     sampler : {"probability_flow", "ancestral"}
         Which one `sample`, `log_prob` and the action are about.
 
@@ -71,28 +73,45 @@ class DDPM(Learner):
         -------
         DDPM
             self; `history` has step t and train loss (mean over varying dimensions) at each.
+
+        Raises
+        ------
+        InputError
+            Bad samples, device or numbers; the learner is left as it was.
+
+        Warns
+        -----
+        RegimeWarning
+            The variances of the samples lie outside what the noise of the schedule resolves.
         """
         samples = as_samples(samples)
         if samples.shape[1] != self.n_dim:
             raise InputError(f"samples must have the learner's n_dim = {self.n_dim} columns, got {samples.shape[1]}.")
-        self.columns = Columns.of(samples)
+        columns = Columns.of(samples)
         self.to(resolve_device(device))
         self.denoiser.fit(samples, self.schedule, method, n_iterations, learning_rate)
+        self.columns = columns
         self.history = {"step": list(range(1, self.schedule.n_steps + 1)), "train": self.loss(samples).tolist()}
+        self._warn_outside_regime()
         return self
 
     def loss(self, samples) -> np.ndarray:
         """Mean over the varying dimensions of E(ε − ε_θ)² on samples, the average over ε exact; shape (n_steps,)."""
-        return self.total_loss(samples) / self.columns.kept.size
+        x = self._points(samples)
+        total = self.denoiser.total_loss(self.columns.restore(self.columns.drop(x)), self.schedule)
+        # Eigenvalues ascend: where columns are constant, the first is their zero; a ridge leaves them a loss of (1 − s w)² each.
+        s, w = np.sqrt(self.schedule.noise_variance), self.denoiser.gain[:, 0].cpu().numpy()
+        return (total - self.columns.dropped.size * (1 - s * w) ** 2) / self.columns.kept.size
 
     def total_loss(self, samples) -> np.ndarray:
-        """The same, summed over all dimensions."""
-        self._require_fit()
-        x = as_points(as_samples(samples, min_samples=1), self.n_dim, "samples")
-        return self.denoiser.total_loss(x, self.schedule)
+        """Σ over all dimensions, constant columns included: off their constants, and with a ridge, they have a loss too."""
+        return self.denoiser.total_loss(self._points(samples), self.schedule)
 
     def generate(self, noise, sampler: str | None = None, n_sampling_steps: int | None = None, seed: int = 0) -> np.ndarray:
-        """What the sampler makes of given initial noise, all columns.
+        """What the sampler makes of given initial noise.
+
+        With a ridge, columns that are constant in the samples vary by it like every direction without variance, so that learners
+        of different halves can be compared; `sample` puts their constants back.
 
         Parameters
         ----------
@@ -110,26 +129,27 @@ class DDPM(Learner):
         ndarray, shape (n_samples, n_dim)
         """
         self._require_fit()
+        generator = torch.Generator().manual_seed(as_count(seed, "seed", minimum=0))
         z = torch.as_tensor(as_points(noise, self.n_dim, "noise"), device=self.device)
         with torch.no_grad():
             if self._sampler(sampler) == "ancestral":
                 if n_sampling_steps not in (None, self.schedule.n_steps):
                     raise InputError("n_sampling_steps must be left out for the ancestral sampler: it takes every step.")
-                x = self.denoiser.ancestral(z, self.schedule, torch.Generator().manual_seed(seed))
+                x = self.denoiser.ancestral(z, self.schedule, generator)
             else:
                 x = self.denoiser.probability_flow(z, self.schedule, self._steps(n_sampling_steps))
         return x.cpu().numpy()
 
     def score(self, x, t: int | None = None) -> np.ndarray:
-        """∇S at points: of the generated density (t = None, varying columns), or −ε_θ(x_t, t)/s_t of noised points at step t."""
+        """∇S at points in the varying columns: of the generated density (t = None), or −ε_θ(x_t, t)/s_t of noised points at step t."""
         if t is None:
             return super().score(x)
         self._require_fit()
         t, x = self._step(t), as_points(x, self.n_dim)
         with torch.no_grad():
             flat = torch.as_tensor(x.reshape(-1, self.n_dim), device=self.device)
-            noise = self.denoiser(flat, t).cpu().numpy()
-        return (-noise / math.sqrt(self.schedule.noise_variance[t - 1])).reshape(x.shape)
+            noise = self.denoiser(flat, t).cpu().numpy().reshape(x.shape)
+        return -self.columns.drop(noise) / math.sqrt(self.schedule.noise_variance[t - 1])
 
     def action(self, t: int | None = None, coordinates: str = "data") -> Action:
         """The exact Gaussian action of the varying columns.
@@ -143,18 +163,30 @@ class DDPM(Learner):
 
         Raises
         ------
+        InputError
+            Not fitted, no such step or coordinates, or noised coordinates without a step.
         NotNormalizableError
             The density is degenerate: fewer samples than dimensions and no ridge, or an untrained direction.
         """
         self._require_fit()
         if coordinates not in ("data", "noised"):
             raise InputError(f"coordinates must be data or noised, got {coordinates!r}.")
+        if t is None and coordinates == "noised":
+            raise InputError("t must be a step for noised coordinates, got None: generated samples have coordinates of the data.")
         mean, variances = self._generated() if t is None else self._noised(self._step(t), coordinates)
-        if variances.max() == 0 or self._kept_covariance(variances, smallest=True) <= 1e-12 * variances.max():
+        U = self.denoiser.vectors.cpu().numpy()[self.columns.kept]
+        covariance = (U * variances) @ U.T
+        if np.linalg.eigvalsh(covariance)[0] <= 1e-12 * variances.max():
             raise NotNormalizableError("the density of this learner is degenerate, its covariance is singular: it saw no more samples "
-                                       "than dimensions. Fit more samples, or give LinearDenoiser a ridge.")
-        action = theories.gaussian(self._kept_covariance(variances), self.columns.drop(mean))
+                                       "than dimensions, or its columns depend on each other. Fit more samples, or give LinearDenoiser "
+                                       "a ridge.")
+        action = theories.gaussian(covariance, self.columns.drop(mean))
         return Action(action.couplings, action.at, names=self.names)
+
+    def save(self, path) -> Path:
+        """As every learner's, but only after a fit; `InputError` before, when there is nothing to keep."""
+        self._require_fit()
+        return super().save(path)
 
     def config(self) -> dict:
         """Arguments of the constructor, the denoiser's among them."""
@@ -170,9 +202,9 @@ class DDPM(Learner):
         self.columns = columns
 
     def load_state_dict(self, state_dict, *args, **kwargs):
-        """Buffers take the shapes of what is loaded."""
-        for name in ("gain", "root_alpha_bar"):
-            setattr(self.denoiser, name, torch.zeros_like(state_dict[f"denoiser.{name}"]))
+        """Of a fitted learner: a gain for every step."""
+        self.denoiser.gain = self.denoiser.gain.new_zeros(self.schedule.n_steps, self.n_dim)
+        self.denoiser.root_alpha_bar = self.denoiser.root_alpha_bar.new_zeros(self.schedule.n_steps)
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _generated(self) -> tuple[np.ndarray, np.ndarray]:
@@ -194,11 +226,6 @@ class DDPM(Learner):
             variances = np.where(gain > 0, math.sqrt(self.schedule.noise_variance[t - 1]) / gain, 0.0)
         mean = self.denoiser.mean.cpu().numpy()
         return (mean, variances / alpha_bar) if coordinates == "data" else (math.sqrt(alpha_bar) * mean, variances)
-
-    def _kept_covariance(self, variances: np.ndarray, smallest: bool = False):
-        U = self.denoiser.vectors.cpu().numpy()[self.columns.kept]
-        covariance = (U * variances) @ U.T
-        return np.linalg.eigvalsh(covariance)[0] if smallest else covariance
 
     def _log_prob(self, x: Tensor) -> Tensor:
         S = self.action()
@@ -226,10 +253,24 @@ class DDPM(Learner):
         return t
 
     def _sampler(self, sampler: str | None) -> str:
-        sampler = sampler or self.sampler
+        sampler = self.sampler if sampler is None else sampler
         if sampler not in _SAMPLERS:
             raise InputError(f"sampler must be one of {', '.join(_SAMPLERS)}, got {sampler!r}.")
         return sampler
+
+    def _warn_outside_regime(self) -> None:
+        """More than a tenth of the variance in modes that the first step drowns, or that outlast the noise of the last."""
+        variances = (self.denoiser.eigenvalues + self.denoiser.ridge).cpu().numpy()
+        first, last = self.schedule.sigma2[[0, -1]]
+        inside = (variances > 10 * first) & (variances < 0.1 * last)
+        if variances[inside].sum() < 0.9 * variances.sum():
+            warnings.warn(f"the variances of the samples must lie well above {first:.1e} and well below {last:.1e}, those of the noise "
+                          f"in the first and last of {self.schedule.n_steps} steps; they do not, and generated samples will have other "
+                          "variances. Multiply all samples by one number, or change n_steps.", RegimeWarning, stacklevel=3)
+
+    def _points(self, samples) -> np.ndarray:
+        self._require_fit()
+        return as_points(as_samples(samples, min_samples=1), self.n_dim, "samples")
 
     def _require_fit(self) -> None:
         if self.denoiser.gain.shape[0] == 0:

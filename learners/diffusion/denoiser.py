@@ -110,7 +110,8 @@ class LinearDenoiser(Denoiser):
         """
         centred = points - points.mean(axis=0)
         values, vectors = np.linalg.eigh(centred.T @ centred / len(points))
-        values = np.maximum(values, 0.0)
+        # Rounding must not give variance to directions that have none, whatever the units.
+        values = np.where(values > values.size * np.finfo(float).eps * values[-1], values, 0.0)
         s = np.sqrt(schedule.noise_variance)[:, None]
         curvature = schedule.alpha_bar[:, None] * (values + self.ridge) + s**2
         gain = s / curvature

@@ -75,13 +75,13 @@ def test_value_and_score_is_both():
 def test_kernels_against_their_python_bodies():
     S, x = random_action(3, 4), np.random.default_rng(0).normal(size=(3, 6))
     compiled, plain = (np.zeros(6), np.empty((3, 6))), (np.zeros(6), np.empty((3, 6)))
-    _kernels.value_and_score(*S.fibers, x, *compiled)
-    _kernels.value_and_score.py_func(*S.fibers, x, *plain)
+    _kernels.value_and_score(S.polynomial, x, *compiled)
+    _kernels.value_and_score.py_func(S.polynomial, x, *plain)
     for a, b in zip(compiled, plain):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
     H, P = np.empty((3, 3, 6)), np.empty((3, 3, 6))
-    _kernels.hessian(*S.fibers, x, H)
-    _kernels.hessian.py_func(*S.fibers, x, P)
+    _kernels.hessian(S.polynomial, x, H)
+    _kernels.hessian.py_func(S.polynomial, x, P)
     np.testing.assert_allclose(H, P, rtol=1e-12, atol=1e-12)
 
 
@@ -191,6 +191,29 @@ def test_file_round_trip_is_bit_exact(gauge, tmp_path):
     np.testing.assert_array_equal(R(x), S(x))
 
 
+def sparse_action(n_dim=300):
+    """A ring: order 2 packed, order 4 large enough to be sparse."""
+    ring = [(i, (i + 1) % n_dim, (i + 2) % n_dim, (i + 2) % n_dim) for i in range(n_dim)]
+    quartic = ft.SymmetricTensor.from_entries(ring, -np.arange(1.0, n_dim + 1), n_dim)
+    return ft.Action({2: ft.SymmetricTensor.from_dense(-np.eye(n_dim)), 4: quartic}, at=np.full(n_dim, 0.5))
+
+
+def test_sparse_couplings_come_back_sparse(tmp_path):
+    S = sparse_action()
+    R = ft.Action.load(S.save(tmp_path / "ring.safetensors", provenance={"seed": 3}))
+    assert [R.couplings[k].storage for k in (2, 4)] == ["packed", "sparse"]
+    np.testing.assert_array_equal(R.couplings[4].indices, S.couplings[4].indices)
+    np.testing.assert_array_equal(R.couplings[4].values, S.couplings[4].values)
+    assert ft.files.read(tmp_path / "ring.safetensors", "action")[1]["provenance"] == {"seed": 3}
+
+
+def test_calculus_keeps_sparse_couplings_sparse():
+    S, x = sparse_action(), np.random.default_rng(0).normal(size=(3, 300))
+    for moved in (S.recenter(np.ones(300)), 2.0 * S - S, S.truncate(4)):
+        assert moved.couplings[4].storage == "sparse"
+    np.testing.assert_allclose(S.recenter(np.ones(300))(x), S(x), rtol=1e-10)
+
+
 def _saved(tmp_path, arrays, header, kind="action"):
     return ft.files.write(tmp_path / "f.safetensors", kind, arrays, header)
 
@@ -209,6 +232,14 @@ HOSTILE = {
                                           {"n_dim": 2, "orders": [2], "gauge": "exact", "names": None}),
     "huge": lambda p: ft.files.write(p, "action", {"at": np.zeros(2)},
                                      {"n_dim": 10**9, "orders": [9], "gauge": "exact", "names": None}),
+    "indices of another order": lambda p: ft.files.write(
+        p, "action", {"coupling_3": np.ones(1), "indices_3": np.zeros((1, 2), dtype=int), "at": np.zeros(2)},
+        {"n_dim": 2, "orders": [3], "sparse": [3], "gauge": "exact", "names": None}),
+    "indices out of range": lambda p: ft.files.write(
+        p, "action", {"coupling_3": np.ones(1), "indices_3": np.full((1, 3), 7), "at": np.zeros(2)},
+        {"n_dim": 2, "orders": [3], "sparse": [3], "gauge": "exact", "names": None}),
+    "no list of orders": lambda p: ft.files.write(p, "action", {"coupling_1": np.ones(2), "at": np.zeros(2)},
+                                                  {"n_dim": 2, "orders": [1], "sparse": 1, "gauge": "exact", "names": None}),
     "not finite": lambda p: ft.files.write(p, "action", {"coupling_1": np.array([np.nan]), "at": np.zeros(1)},
                                            {"n_dim": 1, "orders": [1], "gauge": "exact", "names": None}),
 }

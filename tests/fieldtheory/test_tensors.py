@@ -7,6 +7,7 @@ from math import comb
 
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,15 +115,20 @@ REFUSED = {
     "values": (lambda: SymmetricTensor.from_entries([(0, 1)], [1, 2], 2), "one number per index tuple"),
     "index": (lambda: random_tensor(2, 2)[0, 5], "named by 2 indices in 0 … 1"),
     "sizes": (lambda: random_tensor(2, 2) + random_tensor(3, 2), "must agree in n_dim and order"),
-    "memory": (lambda: SymmetricTensor.zeros(5000, 4), r"more than 10\^13 unique entries and take more than 8 GB"),
-    "endless": (lambda: SymmetricTensor.zeros(10**9, 10**9), r"more than 10\^19 unique entries"),
-    "no float holds their number": (lambda: SymmetricTensor.zeros(10**400, 2), r"more than 10\^799 unique entries"),
+    "memory": (lambda: SymmetricTensor.zeros(5000, 4).packed, r"the packed tensor must fit in memory, 208,\d+ GB are needed and"),
+    "endless": (lambda: SymmetricTensor.zeros(10**9, 10**9).packed,
+                r"the packed tensor must fit in memory, 10\^11 GB are needed"),
+    "no float holds their number": (lambda: SymmetricTensor.zeros(10**400, 2).packed, r"10\^791 GB are needed"),
+    "count of a packed one": (lambda: SymmetricTensor.from_packed([1.0], 5000, 4),
+                              "packed couplings of order 4 in 5000 variables must fit in memory, 208,.* give couplings of few entries"),
+    "storage": (lambda: random_tensor(2, 2).to("csr"), "storage must be one of packed, sparse, got 'csr'"),
     "fraction": (lambda: random_tensor(2, 2)[0.7, 1], r"indices must be whole numbers, got \(0.7, 1\)"),
     "fraction of an entry": (lambda: SymmetricTensor.from_entries([(0.5, 1)], [1], 2), "indices must be whole numbers"),
     "contract up": (lambda: random_tensor(2, 1).contract(random_tensor(2, 2)), "of order at most 1, got n_dim 2 and order 2"),
     "contract sizes": (lambda: random_tensor(2, 2).contract(random_tensor(3, 1)), "same n_dim 2 and of order at most 2, got n_dim 3"),
     "legs": (lambda: random_tensor(2, 2).transform(np.eye(3)), r"matrix must have shape \(2, n_new\), got \(3, 3\)"),
-    "dense memory": (lambda: SymmetricTensor.zeros(15, 8).dense(), "takes 21 GB"),
+    "dense memory": (lambda: SymmetricTensor.zeros(15, 10).dense(),
+                     "the dense tensor of order 10 in 15 variables must fit in memory, 4,613 GB are needed and this machine has"),
 }
 
 
@@ -131,3 +137,66 @@ def test_refusals(case):
     request, message = REFUSED[case]
     with pytest.raises(InputError, match=message):
         request()
+
+
+def two_storages(n_dim, order, seed):
+    """One tensor with a third of its entries, packed and sparse."""
+    rng = np.random.default_rng(seed)
+    T = random_tensor(n_dim, order, seed)
+    T = T.with_values(T.values * (rng.uniform(size=T.values.size) < 0.34))
+    return T, T.to("sparse")
+
+
+@given(shapes, st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_both_storages_are_the_same_tensor(shape, seed):
+    n_dim, order = shape
+    (packed, sparse), (other, other_sparse) = two_storages(n_dim, order, seed), two_storages(n_dim, order, seed + 1)
+    assert (packed.storage, sparse.storage) == ("packed", "sparse") and np.all(sparse.values != 0)
+    np.testing.assert_array_equal(sparse.packed, packed.packed)
+    np.testing.assert_array_equal(sparse.to("packed").to("sparse").indices, sparse.indices)
+    np.testing.assert_array_equal(sparse.at(packed.indices), packed.values)
+    np.testing.assert_array_equal(sparse.multiplicity, packed.multiplicity[packed.values != 0])
+    np.testing.assert_array_equal(sparse.dense(), packed.dense())
+    pairs = [(sparse, other_sparse), (sparse, other), (packed, other_sparse)]
+    np.testing.assert_allclose([a.inner(b) for a, b in pairs], packed.inner(other), rtol=1e-12, atol=1e-12)
+    for a, b in pairs:
+        np.testing.assert_allclose((a + b).packed, (packed + other).packed, atol=1e-15)
+        np.testing.assert_allclose((2 * a - b).packed, (2 * packed - other).packed, atol=1e-15)
+    M = np.random.default_rng(seed).normal(size=(n_dim, 2)) * [1, 0]
+    np.testing.assert_allclose(sparse.transform(M).packed, packed.transform(M).packed, atol=1e-12)
+    np.testing.assert_allclose(packed.transform(scipy.sparse.csr_array(M)).packed, packed.transform(M).packed, atol=1e-15)
+    for lower in range(order + 1):
+        B, B_sparse = two_storages(n_dim, lower, seed + 2)
+        for factor in (B, B_sparse):
+            np.testing.assert_allclose(sparse.contract(factor).packed, packed.contract(factor).packed, atol=1e-12)
+
+
+@given(shapes, st.integers(0, 100))
+@settings(max_examples=20, deadline=None)
+def test_monomials_in_any_order_add_up(shape, seed):
+    n_dim, order = shape
+    T, rng = random_tensor(n_dim, order, seed), np.random.default_rng(seed)
+    indices, coefficients = np.concatenate([T.indices] * 2), np.outer([0.25, 0.75], T.values * T.multiplicity).ravel()
+    shuffled = rng.permutation(len(indices))
+    mixed = rng.permuted(indices[shuffled], axis=1)
+    np.testing.assert_allclose(SymmetricTensor.from_monomials(mixed, coefficients[shuffled], n_dim).packed, T.packed, rtol=1e-14)
+
+
+def test_large_tensors_of_few_entries_are_sparse_unasked():
+    n = 10**5
+    sites = np.repeat(np.arange(n)[:, None], 4, axis=1)
+    T = SymmetricTensor.from_entries(sites[::-1], np.arange(n)[::-1] + 1.0, n)
+    assert T.storage == "sparse" and T.bytes_as("sparse") == 40 * n and T.bytes_as("packed") > 1e19
+    assert T[7, 7, 7, 7] == 8 and T[7, 7, 7, 8] == 0
+    doubled = T + T
+    assert doubled.storage == "sparse" and doubled[9, 9, 9, 9] == 20
+    assert T.inner(doubled) == pytest.approx(2 * np.sum(np.arange(1.0, n + 1) ** 2))
+    swapped = scipy.sparse.csr_array((np.full(n, 2.0), (np.arange(n), np.arange(n)[::-1])), shape=(n, n))
+    assert T.transform(swapped)[(n - 1,) * 4] == 16
+    assert T.contract(SymmetricTensor.from_packed(np.full(n, 0.5), n, 1))[3, 3, 3] == 2
+    assert repr(T).startswith("SymmetricTensor(order=4, n_dim=100000, 100000 entries")
+    assert SymmetricTensor.from_entries([(0, 1)], [1.0], 3).storage == "packed"
+    wide = scipy.sparse.csr_array((np.ones(3000), (np.zeros(3000, dtype=int), np.arange(3000))), shape=(n, 3000))
+    with pytest.raises(InputError, match=r"the transformed coupling must fit in memory, 10\^6 GB are needed"):
+        T.transform(wide)

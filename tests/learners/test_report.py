@@ -27,21 +27,32 @@ def test_page_escapes_what_it_is_given_and_loads_nothing():
     assert "src=\"data:" in page and "href" not in page and page.count("a &lt; b &amp; c") == 4
 
 
+def test_page_opens_with_the_first_sentence_of_each_verdict():
+    chapter = Chapter("Fit", "It gains 0.1 nats. Here is why.", [])
+    page = Report("t", "q", [chapter, chapter]).html()
+    assert page.count("<li><b>Fit.</b> It gains 0.1 nats.</li>") == 2 and page.count("Here is why.") == 2
+
+
 def test_table_aligns_in_a_terminal():
     lines = Table(["name", "x"], [["long name", "1"], ["b", "22"]]).text().splitlines()
     assert lines == ["name        x", "long name   1", "b          22"]
 
 
-@pytest.mark.parametrize(("n_total", "expected"), [(8, (2, 4)), (100, (20, 50)), (4000, (20, 2000))])
+@pytest.mark.parametrize(("n_total", "expected"), [(8, (3, 4)), (100, (20, 50)), (4000, (20, 2000))])
 def test_default_sizes_fit_into_the_data(n_total, expected):
     sizes = default_sizes(n_total)
     assert sizes == sorted(set(sizes)) and len(sizes) <= 9
-    assert sizes[0] >= 2 and sizes[-1] <= n_total // 2 and sizes[0] <= expected[0] <= sizes[-1]
+    assert sizes[0] >= 3 and sizes[-1] <= n_total // 2 and sizes[0] <= expected[0] <= sizes[-1]
 
 
 def test_default_sizes_need_two_halves():
     with pytest.raises(InputError, match="at least 8 rows"):
         default_sizes(7)
+
+
+def test_eight_samples_are_enough_for_an_answer():
+    found = agreement(np.random.default_rng(0).normal(size=(8, 2)), n_splits=2)
+    assert found.summary()["measured"]["n_samples"] == [3]
 
 
 def test_agreement_says_what_it_found():
