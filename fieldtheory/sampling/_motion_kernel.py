@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._jit import njit
+from .._jit import njit, spliced
 from .._kernels import value_and_score
 
 
@@ -53,46 +53,56 @@ class Lanes(NamedTuple):
     value: np.ndarray
 
 
-@njit
+@spliced
 def density(polynomial, x, value, score):
     """Overwrite `value` (n_lanes,) with S(x) without its constant and `score` (n_dim, n_lanes) with ∇S: the door to the kernels."""
     value[:] = 0.0
     value_and_score(polynomial, x, value, score)
 
 
-@njit
+@spliced
 def settle(polynomial, frame, lanes, score):
     """Overwrite x, S and the force of lanes that have moved to y; `score` (n_dim, n_lanes) is scratch."""
-    n_dim, n_lanes = lanes.y.shape
-    diagonal = frame.root.shape[1] == 1
-    if not diagonal:
+    if frame.root.shape[1] == 1:
+        for i in range(lanes.y.shape[0]):
+            for c in range(lanes.y.shape[1]):
+                lanes.x[i, c] = frame.mean[i, 0] + frame.root[i, 0] * lanes.y[i, c]
+        density(polynomial, lanes.x, lanes.value, score)
+        for i in range(lanes.y.shape[0]):
+            for c in range(lanes.y.shape[1]):
+                lanes.force[i, c] = frame.root[i, 0] * score[i, c] + lanes.y[i, c]
+    else:
         np.dot(frame.root, lanes.y, lanes.x)
-    for i in range(n_dim):
-        for c in range(n_lanes):
-            lanes.x[i, c] = frame.mean[i, 0] + (frame.root[i, 0] * lanes.y[i, c] if diagonal else lanes.x[i, c])
-    density(polynomial, lanes.x, lanes.value, score)
-    if not diagonal:
+        for i in range(lanes.y.shape[0]):
+            for c in range(lanes.y.shape[1]):
+                lanes.x[i, c] += frame.mean[i, 0]
+        density(polynomial, lanes.x, lanes.value, score)
         np.dot(frame.root.T, score, lanes.force)
-    for i in range(n_dim):
-        for c in range(n_lanes):
-            lanes.force[i, c] = lanes.y[i, c] + (frame.root[i, 0] * score[i, c] if diagonal else lanes.force[i, c])
+        kick(lanes.force, lanes.y, 1.0)
 
 
 @njit
 def kick(v, force, time):
     """v += time · force."""
-    for i in range(v.shape[0]):
-        for c in range(v.shape[1]):
-            v[i, c] += time * force[i, c]
+    for k in range(v.size):  # flat, so that it vectorizes for one lane too
+        v.flat[k] += time * force.flat[k]
 
 
 @njit
 def turn(y, v, angle):
     """The exact motion of a unit Gaussian for a time `angle`."""
     cos, sin = np.cos(angle), np.sin(angle)
-    for i in range(y.shape[0]):
-        for c in range(y.shape[1]):
-            y[i, c], v[i, c] = cos * y[i, c] + sin * v[i, c], cos * v[i, c] - sin * y[i, c]
+    for k in range(y.size):
+        y.flat[k], v.flat[k] = cos * y.flat[k] + sin * v.flat[k], cos * v.flat[k] - sin * y.flat[k]
+
+
+@njit
+def copy(target, source):
+    """Put lanes where others are."""
+    for k in range(source.y.size):
+        target.y.flat[k], target.x.flat[k], target.force.flat[k] = source.y.flat[k], source.x.flat[k], source.force.flat[k]
+    for c in range(source.value.size):
+        target.value[c] = source.value[c]
 
 
 @njit

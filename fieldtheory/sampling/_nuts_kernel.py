@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._jit import njit
+from .._jit import njit, spliced
 from ._hmc_kernel import DIVERGENT
-from ._motion_kernel import Lanes, blank, kick, settle, turn
+from ._motion_kernel import Lanes, blank, copy, kick, settle, turn
 
 _DEEPEST = 10  # doublings
 
@@ -35,7 +35,7 @@ class Tree(NamedTuple):
         Velocities at the ends, and their sums over the trajectory and over its new half.
     v_open, sum_open : ndarray, shape (levels, n_dim)
         Of the open parts: the velocity at the first leaf, and the sum before it.
-    nothing : ndarray, shape (n_dim,)
+    nothing : ndarray, shape (n_dim, 1)
         The sum before the whole trajectory: zeros.
     """
 
@@ -56,14 +56,7 @@ class Tree(NamedTuple):
 def _plant(chain):
     n = chain.y.shape[0]
     return Tree(blank(chain), blank(chain), blank(chain), np.empty((n, 1)), np.empty((n, 1)), np.empty((n, 1)), np.empty((n, 1)),
-                np.empty((n, 1)), np.empty((_DEEPEST, n)), np.empty((_DEEPEST, n)), np.zeros(n))
-
-
-@njit
-def _copy(target, source):
-    target.value[0] = source.value[0]
-    for i in range(source.y.shape[0]):
-        target.y[i, 0], target.x[i, 0], target.force[i, 0] = source.y[i, 0], source.x[i, 0], source.force[i, 0]
+                np.empty((n, 1)), np.empty((_DEEPEST, n)), np.empty((_DEEPEST, n)), np.zeros((n, 1)))
 
 
 @njit
@@ -76,12 +69,12 @@ def _add(a, b):
 @njit
 def _energy(value, v):
     energy = -value
-    for i in range(v.shape[0]):
-        energy += 0.5 * v[i, 0] * v[i, 0]
+    for k in range(v.size):
+        energy += 0.5 * v.flat[k] * v.flat[k]
     return energy if np.isfinite(energy) else np.inf
 
 
-@njit
+@spliced
 def _step(polynomial, frame, point, v, score, step):
     """Kick, turn, kick; returns H at the end."""
     kick(v, point.force, 0.5 * step)
@@ -91,18 +84,18 @@ def _step(polynomial, frame, point, v, score, step):
     return _energy(point.value[0], v)
 
 
-@njit
+@spliced
 def turns_back(v_first, v_last, v_sum, before):
     """Do the ends of a stretch approach each other? The sum of its velocities is v_sum − before, ends included."""
     at_first, at_last = 0.0, 0.0
-    for i in range(before.size):
-        inner = v_sum[i, 0] - before[i] - 0.5 * (v_first[i] + v_last[i, 0])
-        at_first += v_first[i] * inner
-        at_last += v_last[i, 0] * inner
+    for k in range(before.size):
+        inner = v_sum.flat[k] - before.flat[k] - 0.5 * (v_first.flat[k] + v_last.flat[k])
+        at_first += v_first.flat[k] * inner
+        at_last += v_last.flat[k] * inner
     return at_first <= 0 or at_last <= 0
 
 
-@njit
+@spliced
 def _part_turns_back(leaf, v, v_sum, v_open, sum_open):
     """Does a part that closes at this leaf turn back? Even leaves open a part, odd ones close as many as they have low set bits."""
     level, low = 0, 0
@@ -111,14 +104,14 @@ def _part_turns_back(leaf, v, v_sum, v_open, sum_open):
         low += level == bit + 1
     if low == 0:
         for i in range(v.size):
-            v_open[level, i], sum_open[level, i] = v[i, 0], v_sum[i, 0] - v[i, 0]
+            v_open[level, i], sum_open[level, i] = v.flat[i], v_sum.flat[i] - v.flat[i]
     turned = False
     for part in range(level - low, level):
         turned = turned or turns_back(v_open[part], v, v_sum, sum_open[part])
     return turned
 
 
-@njit
+@spliced
 def _grow(polynomial, frame, tree, level, start, step, rng):
     """A new half of 2^level points; returns whether it may stay, its ln Σ exp(H₀ − H), Σ min(1, exp(H₀ − H)), its size, divergence."""
     forwards = rng.random() < 0.5
@@ -133,19 +126,19 @@ def _grow(polynomial, frame, tree, level, start, step, rng):
         weight = _add(weight, gain)
         kick(tree.half_sum, v, 1.0)
         if np.log(rng.random()) < gain - weight:
-            _copy(tree.drawn, point)
+            copy(tree.drawn, point)
         if _part_turns_back(leaf, v, tree.half_sum, tree.v_open, tree.sum_open):
             return False, weight, met, leaf + 1, False
     return True, weight, met, 2**level, False
 
 
-@njit
+@spliced
 def _transition(polynomial, frame, chain, tree, step, rng):
     """One draw, in place; returns H at the start, mean acceptance probability, divergence, depth and size of the tree."""
     for i in range(tree.v_sum.size):
         tree.v_sum[i, 0] = tree.v_front[i, 0] = tree.v_back[i, 0] = rng.standard_normal()
-    _copy(tree.front, chain)
-    _copy(tree.back, chain)
+    copy(tree.front, chain)
+    copy(tree.back, chain)
     start, weight, met, size, level, diverged = _energy(chain.value[0], tree.v_sum), 0.0, 0.0, 0, 0, False
     while level < _DEEPEST:
         stays, half_weight, half_met, half_size, diverged = _grow(polynomial, frame, tree, level, start, step, rng)
@@ -153,10 +146,10 @@ def _transition(polynomial, frame, chain, tree, step, rng):
         if not stays:
             break
         if np.log(rng.random()) < half_weight - weight:
-            _copy(chain, tree.drawn)
+            copy(chain, tree.drawn)
         weight, level = _add(weight, half_weight), level + 1
         kick(tree.v_sum, tree.half_sum, 1.0)
-        if turns_back(tree.v_back[:, 0], tree.v_front, tree.v_sum, tree.nothing):
+        if turns_back(tree.v_back, tree.v_front, tree.v_sum, tree.nothing):
             break
     return start, met / size, diverged, level, size
 

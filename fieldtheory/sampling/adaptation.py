@@ -5,12 +5,14 @@ draw of a Gaussian. L is the Cholesky factor of the covariance (a *dense* mass �
 one). The number of steps grows with √κ, κ the condition number of what the frame leaves: with the diagonal one that of the
 correlations, with the dense one that of the noise in an estimate from N draws,
 
-    κ_N = ((1 + r)/(1 − r))²,    r = √(n_dim/N)    (Marchenko–Pastur),
+    κ_N = ((1 + r)/(1 − r))²,    r = √(n_dim/N)    (Marchenko–Pastur).
 
-but each step then costs two products with L. Modes out of step with each other cost another half of the draws: a fixed path resonates
-with some, so it is jittered. The mass is dense where that is cheaper. The path is a quarter period of the slowest mode.
+That noise makes the estimated correlations look worse as well, so a dense frame takes √κ/κ_N times fewer steps, κ the estimated one.
+But each of its steps costs two products with L. Modes out of step with each other cost another half of the draws: a fixed path
+resonates with some, so it is jittered. The mass is dense where that is cheaper. The path is a quarter period of the slowest mode.
 
-The step follows the mean acceptance probability of all chains by dual averaging (M. Hoffman, A. Gelman, JMLR 15, 1593 (2014)).
+The step follows the mean acceptance probability of all chains by dual averaging (M. Hoffman, A. Gelman, JMLR 15, 1593 (2014)). Far out
+every polynomial is steeper than any explicit step can follow; a last trial shortens the step until it no longer meets that.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ _TARGET = 0.8  # acceptance
 _WINDOWS, _LONGEST_WINDOW = (25, 50, 100), 500  # iterations between estimates of the frame
 _POOLED = 100  # draws per variable that make an estimate good
 _SETTLE = 50  # iterations after the last estimate
-_TRIAL, _ATTEMPTS = 1000, 16  # trajectories of a trial of the step, and how often it may be shortened
+_TRIAL, _ATTEMPTS = 4000, 16  # trajectories of a trial of the step, and how often it may be shortened
 _LARGEST = 1024  # variables up to which correlations are looked at
 _KEPT = 2**24  # numbers of a window that are kept
-_ENTRY = 16.0  # multiply-adds of a matrix product that take as long as one entry of a coupling
+_ENTRY = 20.0  # multiply-adds of a matrix product that take as long as one entry of a coupling
 _ALIKE = 1.5  # √κ up to which modes count as being in step, and what it costs if they are not
 _IN_STEP, _OUT_OF_STEP = (1.0, 0.1), (0.85, 0.4)  # path in quarter periods of the slowest mode, and its jitter
 
@@ -111,7 +113,7 @@ def estimate(pooled: np.ndarray, n_entries: int, mass: str) -> Motion:
         return _motion(mean, scale, slowest, _OUT_OF_STEP)
     correlation = unit @ unit.T / n_pooled
     modes = np.linalg.eigvalsh(correlation)
-    fewer_steps = np.sqrt(modes[-1] / max(modes[0], 1e-12)) * (1 - noise) / (1 + noise)
+    fewer_steps = np.sqrt(modes[-1] / max(modes[0], 1e-12)) * ((1 - noise) / (1 + noise)) ** 2
     if mass == "dense" or (mass == "auto" and _dense_pays(fewer_steps, n_dim, n_entries)):
         shrunk = (n_pooled * correlation + n_dim * np.eye(n_dim)) / (n_pooled + n_dim)
         return _motion(mean, scale * np.linalg.cholesky(shrunk), 1.0, _IN_STEP)

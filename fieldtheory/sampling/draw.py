@@ -241,21 +241,32 @@ def _pilot(sampler) -> Verdict:
             break
         size *= 2
     for interval in range(1, _LONGEST_INTERVAL + 1):
-        time = np.nanmax(correlation_time(rho, interval))
-        if time <= 1 / _AIM + _noise(draws):
+        if np.nanmax(_excess(rho, interval)) <= 1 / _AIM - 1 + _noise(draws):
             break
-    return Verdict(interval, float(1 / time), float(np.nanmax(plain_rhat(seen))), _noise(draws))
+    return _verdict(draws, seen, rho, interval)
 
 
 def _look(draws: Draws, interval: int) -> Verdict:
-    """Worth and R̂ of draws as they are."""
+    """Worth and R̂ of draws that were made `interval` iterations apart."""
     seen = observables(draws.by_chain())
-    worth = np.nanmin(effective_sample_size(seen)) / (seen.shape[0] * seen.shape[1])
+    rho = open_correlations(seen)
+    return _verdict(draws, seen, rho, 1)._replace(interval=interval)
+
+
+def _verdict(draws: Draws, seen: np.ndarray, rho: np.ndarray, interval: int) -> Verdict:
+    worth = 1 / (1 + np.nanmax(_excess(rho, interval)))
+    if worth < _WORTH - _noise(draws):  # not nearly independent: all lags count
+        worth = 1 / np.nanmax(correlation_time(rho, interval))
     return Verdict(interval, float(worth), float(np.nanmax(plain_rhat(seen))), _noise(draws))
 
 
+def _excess(rho: np.ndarray, interval: int) -> np.ndarray:
+    """Correlation time − 1 of nearly independent draws, from two lags: further ones would only add noise."""
+    return 2 * sum((rho[t] for t in (interval, 2 * interval) if t < len(rho)), np.zeros_like(rho[0]))
+
+
 def _noise(draws: Draws) -> float:
-    """Three standard errors of a correlation time near 1, estimated from two correlations that scatter by 1/√(number of draws)."""
+    """Three standard errors of `_excess`: each of its two correlations scatters by 1/√(number of draws)."""
     return 3 * float(np.sqrt(8 / draws.value.size))
 
 
