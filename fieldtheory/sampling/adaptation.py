@@ -30,7 +30,7 @@ _POOLED = 100  # draws per variable that make an estimate good
 _SETTLE = 50  # iterations after the last estimate
 _TRIAL, _ATTEMPTS = 4000, 16  # trajectories of a trial of the step, and how often it may be shortened
 _LARGEST = 1024  # variables up to which correlations are looked at
-_KEPT = 2**24  # numbers of a window that are kept
+_KEPT = 2**24  # numbers from which a frame is estimated
 _ENTRY = 20.0  # multiply-adds of a matrix product that take as long as one entry of a coupling
 _ALIKE = 1.5  # √κ up to which modes count as being in step, and what it costs if they are not
 _IN_STEP, _OUT_OF_STEP = (1.0, 0.1), (0.85, 0.4)  # path in quarter periods of the slowest mode, and its jitter
@@ -57,17 +57,17 @@ def warm_up(sampler, mass: str) -> None:
     """Alternate between adapting the step and estimating the frame, then settle the step."""
     n_dim, n_entries = sampler.action.n_dim, sum(np.count_nonzero(T.values) for T in sampler.action._powers.values())
     for n_iterations in windows(n_dim, sampler.n_chains):
-        draws = adapt_step(sampler, n_iterations)
-        pooled = draws.x[n_iterations // 4 :].transpose(1, 0, 2).reshape(n_dim, -1)
-        sampler.reframe(estimate(pooled[:, :: 1 + pooled.size // _KEPT], n_entries, mass))
+        x = adapt_step(sampler, n_iterations).x[n_iterations // 4 :]
+        pooled = x[:: 1 + x.size // _KEPT].transpose(1, 0, 2).reshape(n_dim, -1)
+        sampler.reframe(estimate(pooled, n_entries, mass))
     adapt_step(sampler, _SETTLE)
 
 
 def windows(n_dim: int, n_chains: int) -> list[int]:
     """Iterations between estimates: they double until the pooled draws make a good one."""
-    sizes = list(_WINDOWS)
-    while sizes[-1] * n_chains < _POOLED * n_dim and sizes[-1] < _LONGEST_WINDOW:
-        sizes.append(min(2 * sizes[-1], _LONGEST_WINDOW))
+    sizes, longest = list(_WINDOWS), min(_LONGEST_WINDOW, 2 * _KEPT // (n_dim * n_chains))
+    while sizes[-1] * n_chains < _POOLED * n_dim and sizes[-1] < longest:
+        sizes.append(min(2 * sizes[-1], longest))
     return sizes
 
 

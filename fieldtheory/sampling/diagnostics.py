@@ -12,10 +12,13 @@ D. Simpson, B. Carpenter, P.-C. Bürkner, Bayesian Analysis 16, 667 (2021)).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import rankdata
 
+_AT_ONCE = 2**23  # numbers
 _FEW_LAGS = 100  # lags up to which products are cheaper than a Fourier transform
 
 
@@ -50,6 +53,12 @@ def tail_ess(draws: np.ndarray) -> np.ndarray:
     """The smaller effective sample size of the 5 % and 95 % quantiles, shape (...) for draws of shape (n_chains, n_draws, ...)."""
     low, high = np.quantile(draws, [0.05, 0.95], axis=(0, 1))
     return np.minimum(effective_sample_size((draws <= low).astype(float)), effective_sample_size((draws <= high).astype(float)))
+
+
+def in_blocks(diagnostic: Callable, draws: np.ndarray) -> np.ndarray:
+    """A diagnostic of draws (n_chains, n_draws, n_dim), shape (n_dim,), a few variables at a time to bound its memory."""
+    step = max(1, _AT_ONCE // (draws.shape[0] * draws.shape[1]))
+    return np.concatenate([diagnostic(draws[..., i : i + step]) for i in range(0, draws.shape[2], step)])
 
 
 def autocorrelation(draws: np.ndarray, n_lags: int | None = None) -> np.ndarray:

@@ -21,7 +21,7 @@ from ..action import Action
 from ..arrays import as_count
 from ..errors import ConvergenceWarning, InputError
 from ..normalizability import require_normalizable
-from .diagnostics import bulk_ess, correlation_time, effective_sample_size, open_correlations, plain_rhat, split_rhat, tail_ess
+from .diagnostics import bulk_ess, correlation_time, effective_sample_size, in_blocks, open_correlations, plain_rhat, split_rhat, tail_ess
 from .hmc import HMC
 from .nuts import NUTS
 from .runs import Checkpoint, fingerprint, run
@@ -37,8 +37,9 @@ _TIMES = 20  # correlation times that a pilot should hold
 _LONGEST_INTERVAL = 128
 _RHAT = 1.05
 _DIVERGENT_SHARE = 1e-3
-_MOST_CHAINS = {"hmc": 128, "nuts": 4, "tempering": 16}  # of an automatic choice
-_LANE_NUMBERS = 2**20  # numbers that the positions of all chains may take
+_CHAINS = {"hmc": 128, "nuts": 4, "tempering": 16}  # of an automatic choice: what is fast from ten samples to a million
+_LANE_NUMBERS, _PILOT_NUMBERS = 2**17, 2**25  # at most so many as positions, which stay in the cache, and as pilot draws
+_LOOKED_AT = 512  # variables whose correlations are looked at, spread evenly
 
 
 class Verdict(NamedTuple):
@@ -73,8 +74,8 @@ def sample(action: Action, n_samples: int, seed: int = 0, n_chains: int | None =
     n_samples : int
     seed : int
     n_chains : int, optional
-        Chains that run in lock step; by default as many as are fast for this request, from 4 to 128. 4 or more let R̂ see
-        several modes.
+        By default what is fast: 128 for ``hmc``, whose chains run in lock step, 16 for ``tempering``, 4 for ``nuts``; fewer where
+        n_dim is large. 4 or more let R̂ see several modes.
     method : {"hmc", "nuts", "tempering"}
         How chains move, see the module.
     mass : {"auto", "diagonal", "dense"}
@@ -124,8 +125,7 @@ def thinned_chains(action: Action, n_samples: int, seed: int = 0, n_chains: int 
         r_hat (the largest), n_trajectories, method, acceptance, step_size, n_divergent, n_gradients, dense_mass, seed; for
         tempering also betas, swap_rates and n_round_trips.
     """
-    n_samples = as_count(n_samples, "n_samples")
-    n_chains = automatic_chains(n_samples, action.n_dim, method) if n_chains is None else as_count(n_chains, "n_chains")
+    n_samples, n_chains = as_count(n_samples, "n_samples"), _checked_chains(n_chains, action.n_dim, method)
     sampler, request = _prepared(action, n_chains, seed, method, mass, hottest)
     request |= {"thinned": True, "n_samples": n_samples}
     memory = Checkpoint(checkpoint, request)
@@ -182,22 +182,22 @@ def sample_chains(action: Action, n_draws: int, n_chains: int = 4, seed: int = 0
     if memory.found is None:
         sampler.warm_up(mass)
     draws = run(sampler, n_draws, 1, memory, progress)
-    x = draws.by_chain()
     data = _dataset(action, sampler, draws, request)
-    return data.assign_coords({"r_hat": ("variable", split_rhat(x)), "ess": ("variable", bulk_ess(x)),
-                               "ess_tail": ("variable", tail_ess(x))}).assign_attrs(
-        magnetization_ess=float(effective_sample_size(x.sum(axis=2))))
+    diagnostics = {"r_hat": split_rhat, "ess": bulk_ess, "ess_tail": tail_ess}
+    data = data.assign_coords({name: ("variable", in_blocks(f, draws.by_chain())) for name, f in diagnostics.items()})
+    return data.assign_attrs(magnetization_ess=float(effective_sample_size(draws.x.sum(axis=1).T)))
 
 
 def observables(draws: np.ndarray) -> np.ndarray:
-    """x_i, x_i² and Σ_i x_i of draws (n_chains, n_draws, n_dim), along the last axis."""
-    return np.concatenate([draws, draws**2, draws.sum(axis=2, keepdims=True)], axis=2)
+    """x_i, x_i² and Σ_i x_i of draws (n_chains, n_draws, n_dim), along the last axis; of many variables, 512 spread evenly."""
+    some = draws[..., :: -(-draws.shape[2] // _LOOKED_AT)]
+    return np.concatenate([some, some**2, draws.sum(axis=2, keepdims=True)], axis=2)
 
 
-def automatic_chains(n_samples: int, n_dim: int, method: str) -> int:
-    """How many chains make `n_samples` quickly: warm-up costs some hundred iterations of all chains, whatever their number."""
-    wanted = 2 ** round(np.log2(np.sqrt(n_samples / 10)))
-    return int(max(4, min(wanted, _MOST_CHAINS.get(method, 4), _LANE_NUMBERS // n_dim)))
+def _checked_chains(n_chains: int | None, n_dim: int, method: str) -> int:
+    if n_chains is not None:
+        return as_count(n_chains, "n_chains")
+    return int(max(4, min(_CHAINS.get(method, 4), _LANE_NUMBERS // n_dim)))
 
 
 def _prepared(action: Action, n_chains: int, seed: int, method: str, mass: str, hottest: float):
@@ -215,13 +215,14 @@ def _prepared(action: Action, n_chains: int, seed: int, method: str, mass: str, 
 
 
 def _dataset(action: Action, sampler, draws: Draws, request: dict) -> Dataset:
+    draws.x[:] += action.at[:, None]  # in place: draws may be most of the memory
     constant = float(action._powers[0].values[0]) if 0 in action._powers else 0.0
     names = list(action.names or (f"x{i}" for i in range(action.n_dim)))
     by_draw = {"lp": draws.value + constant, "acceptance_rate": draws.acceptance, "energy": draws.energy - constant,
                "diverging": draws.divergent > 0}
     tempering = {k: getattr(sampler, k) for k in ("betas", "swap_rates", "n_round_trips") if hasattr(sampler, k)}
     return Dataset(
-        {"x": (("chain", "draw", "variable"), draws.by_chain() + action.at)},
+        {"x": (("chain", "draw", "variable"), draws.by_chain())},
         coords={"chain": np.arange(sampler.n_chains), "draw": np.arange(len(draws.value)), "variable": names,
                 **{k: (("chain", "draw"), v.T) for k, v in by_draw.items()}},
         attrs={"method": request["method"], "acceptance": float(draws.acceptance.mean()), "step_size": sampler.step_size,
@@ -231,15 +232,16 @@ def _dataset(action: Action, sampler, draws: Draws, request: dict) -> Dataset:
 
 def _pilot(sampler) -> Verdict:
     """The interval between draws that makes them nearly independent, from draws that are not kept."""
-    size = max(_PILOT, min(_LONGEST_PILOT, _POOLED // sampler.n_chains))
+    longest = max(_PILOT, min(_LONGEST_PILOT, _PILOT_NUMBERS // (sampler.n_chains * sampler.action.n_dim)))
+    size = max(_PILOT, min(longest, _POOLED // sampler.n_chains))
     while True:
         draws = Draws.blank(size, sampler.action.n_dim, sampler.n_chains)
         sampler.fill(draws)
         seen = observables(draws.by_chain())
         rho = open_correlations(seen)
-        if size >= _LONGEST_PILOT or size >= _TIMES * np.nanmax(correlation_time(rho)):
+        if size >= longest or size >= _TIMES * np.nanmax(correlation_time(rho)):
             break
-        size *= 2
+        size = min(2 * size, longest)
     for interval in range(1, _LONGEST_INTERVAL + 1):
         if np.nanmax(_excess(rho, interval)) <= 1 / _AIM - 1 + _noise(draws):
             break

@@ -15,6 +15,7 @@ from scipy.integrate import quad
 import fieldtheory as ft
 from fieldtheory.errors import ConvergenceWarning, InputError, NotNormalizableError
 from fieldtheory.sampling import effective_sample_size, thinned_chains
+from fieldtheory.sampling.draw import _checked_chains
 
 CHAIN = json.loads((pathlib.Path(__file__).parents[1] / "data/sampling.json").read_text())["periodic_chain"]
 SAMPLERS = {
@@ -108,11 +109,11 @@ def test_samples_are_worth_their_number_and_repeat(method):
     assert effective_sample_size(chains).min() > 0.85 * 8000  # 0.9 promised; the smallest of four estimates, ±0.03 each
 
 
-def test_chains_are_chosen_for_the_request():
+def test_chains_are_chosen_for_the_method():
     S = ft.theories.gaussian(np.eye(2))
-    counts = [thinned_chains(S, n).sizes["chain"] for n in (10, 2000, 20_000, 200_000)]
-    assert counts == [4, 16, 32, 128]
-    assert thinned_chains(S, 2000, method="nuts").sizes["chain"] == 4 and thinned_chains(S, 2000, n_chains=7).sizes["chain"] == 7
+    counts = [thinned_chains(S, 10, method=method).sizes["chain"] for method in ("hmc", "nuts", "tempering")]
+    assert counts == [128, 4, 16] and thinned_chains(S, 2000, n_chains=7).sizes["chain"] == 7
+    assert _checked_chains(None, 10_000, "hmc") == 13 and _checked_chains(None, 100_000, "hmc") == 4  # what stays in the cache
 
 
 @pytest.mark.filterwarnings("error")
