@@ -21,7 +21,7 @@ print(f"largest R-hat {float(chains.r_hat.max()):.3f}, smallest effective sample
 wells = ft.Action({1: [-0.3], 2: [[20.0]], 4: np.full((1, 1, 1, 1), -10.0)})  # −10 (x² − 1)² − 0.3 x
 with warnings.catch_warnings(record=True) as doubts:
     warnings.simplefilter("always")
-    ft.sample(wells, 4000, n_chains=8)
+    ft.sample(wells, 400, n_chains=8)
 print("hmc:", doubts[0].message)
 right = ft.sample(wells, 20_000, seed=0, method="tempering")[:, 0] > 0
 grid = np.linspace(-3, 3, 6001)

@@ -24,7 +24,7 @@ from ._motion_kernel import Frame
 from .walkers import Draws, Motion
 
 QUARTER = 0.5 * np.pi
-_TARGET = 0.8  # acceptance
+_TARGET, _GAIN = 0.8, 10.0  # acceptance, and how strongly ln step follows the error of its mean
 _WINDOWS, _LONGEST_WINDOW = (25, 50, 100), 500  # iterations between estimates of the frame
 _POOLED = 100  # draws per variable that make an estimate good
 _SETTLE = 50  # iterations after the last estimate
@@ -74,11 +74,11 @@ def windows(n_dim: int, n_chains: int) -> list[int]:
 def adapt_step(sampler, n_iterations: int) -> Draws:
     """Dual averaging of ln step towards the target acceptance; returns the draws on the way."""
     draws = Draws.blank(n_iterations, sampler.action.n_dim, sampler.n_chains)
-    anchor, mean_error, averaged = np.log(10 * sampler.step_size), 0.0, np.log(sampler.step_size)
+    anchor, mean_error, averaged = np.log(2 * sampler.step_size), 0.0, np.log(sampler.step_size)
     for t in range(1, n_iterations + 1):
         accepted = sampler.fill(draws.part(t - 1, t))
         mean_error += (_TARGET - accepted - mean_error) / (t + 10)
-        log_step = np.clip(anchor - np.sqrt(t) / 0.05 * mean_error, -30, np.log(QUARTER))
+        log_step = np.clip(anchor - _GAIN * np.sqrt(t) * mean_error, -30, np.log(QUARTER))
         averaged += t**-0.75 * (log_step - averaged)
         sampler.step_size = float(np.exp(log_step))
     sampler.step_size = float(np.exp(averaged))

@@ -133,7 +133,7 @@ WELLS = ft.Action({1: [-0.3], 2: [[20.0]], 4: np.full((1, 1, 1, 1), -10.0)})  # 
 
 def test_separate_modes_are_noticed():
     with pytest.warns(ConvergenceWarning, match="chains should agree, R-hat is") as warned:
-        ft.sample(WELLS, 4000, n_chains=8)
+        ft.sample(WELLS, 400, n_chains=8)
     assert any("effective sample size is about" in str(w.message) for w in warned)
 
 
