@@ -229,8 +229,18 @@ def _gradient_outer(F: np.ndarray, D: list, vectors: np.ndarray) -> np.ndarray:
 
 
 def _in_data_coordinates(theta, theta_root, mean, L, order, n_samples, columns, metric) -> Estimate:
-    """Hermite coefficients in w → couplings in powers of x − mean, each leg with L^{-1}."""
-    n_dim = mean.size
+    couplings, roots = _as_powers(theta, theta_root, L, order)
+    action = Action(couplings, at=mean, names=columns.names)
+    verdict = normalizability(action)
+    if not verdict.normalizable:
+        warnings.warn(f"the fitted action should be normalizable, it is not: {verdict.reason} Its couplings describe the samples "
+                      "where they are; more samples or an even order may mend it.", RegimeWarning, stacklevel=3)
+    return Estimate(action, roots, n_samples, columns, metric, verdict)
+
+
+def _as_powers(theta: np.ndarray, theta_root: np.ndarray, L: np.ndarray, order: int) -> tuple[dict, dict]:
+    """Hermite coefficients in w → couplings in powers of x − mean = L w, and rows of the root of their covariance, by order."""
+    n_dim = len(L)
     powers = hermite.to_powers(n_dim, order)[1:, 1:]
     coefficients = np.column_stack([powers @ theta, powers @ theta_root])
     inverse, start, couplings, roots = np.linalg.inv(L), 0, {}, {}
@@ -239,10 +249,4 @@ def _in_data_coordinates(theta, theta_root, mean, L, order, n_samples, columns, 
         block = leg_matrix(inverse, k) @ coefficients[start : start + size]
         couplings[k], roots[k] = SymmetricTensor.from_packed(block[:, 0], n_dim, k), block[:, 1:]
         start += size
-    names = None if columns.dropped.size == 0 else [f"x{i}" for i in columns.kept]
-    action = Action(couplings, at=mean, names=names)
-    verdict = normalizability(action)
-    if not verdict.normalizable:
-        warnings.warn(f"the fitted action should be normalizable, it is not: {verdict.reason} Its couplings describe the samples "
-                      "where they are; more samples or an even order may mend it.", RegimeWarning, stacklevel=3)
-    return Estimate(action, roots, n_samples, columns, metric, verdict)
+    return couplings, roots
