@@ -23,11 +23,12 @@ A network is written down as a `Tape`: nodes that name their inputs, in the orde
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from scipy.linalg.blas import dgemm
 
 from . import memory
+from ._symmetrize import symmetrized_cubic, symmetrized_quartic
 from .errors import InputError
+from .factored import FactoredCubic
 from .packing import packed_size
 from .tape import Pairs, State, Tape
 from .tensors import SymmetricTensor
@@ -75,10 +76,14 @@ def assemble(tape: Tape, x: np.ndarray, order: int, directions: np.ndarray | Non
     return {k: couplings[k] for k in range(order + 1)}
 
 
-def cubic_factors(tape: Tape, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Triples (U, V, W) of matrices (n_nodes, n_in) with A^(3) = Sym Σ U ⊗ V ⊗ W, row by row."""
+def factored_cubic(tape: Tape, x: np.ndarray) -> FactoredCubic:
+    """A^(3) around x in factored form: n_in derivatives along directions of one gradient, and no tensor."""
     state = _forward(tape, x, np.eye(tape.n_in))
-    return _factors(tape, state, _reverse(tape, state))
+    adjoints = _reverse(tape, state)
+    factors = [(np.zeros((0, tape.n_in)),) * 3]
+    for node, (bar, slope) in zip(tape.nodes[1:], adjoints[1:]):
+        factors += node.factors(state, bar, slope)
+    return FactoredCubic(tuple(np.concatenate(part) for part in zip(*factors)))
 
 
 def _forward(tape: Tape, x: np.ndarray, directions: np.ndarray) -> State:
@@ -105,19 +110,13 @@ def _reverse(tape: Tape, state: State) -> list[tuple[np.ndarray, np.ndarray]]:
     return adjoints
 
 
-def _factors(tape: Tape, state: State, adjoints: list) -> list[tuple]:
-    return [factors for node, (bar, slope) in zip(tape.nodes[1:], adjoints[1:]) for factors in node.factors(state, bar, slope)]
-
-
 def _cubic(tape: Tape, state: State, adjoints: list, r: int) -> SymmetricTensor:
     """Σ over nodes of pairs ⊗ vector, then symmetrized."""
     pairs, total = Pairs(r), np.zeros((packed_size(r, 2), r))
     for node, (bar, slope) in zip(tape.nodes[1:], adjoints[1:]):
         for U, X in node.cubic(state, pairs, bar, slope):
             total += X.T @ U
-    packed = np.empty(packed_size(r, 3))
-    _symmetrize_cubic(total, r, packed)
-    return SymmetricTensor.from_packed(packed, r, 3)
+    return SymmetricTensor.from_packed(symmetrized_cubic(total, r), r, 3)
 
 
 def _quartic(tape: Tape, state: State, adjoints: list, r: int) -> SymmetricTensor:
@@ -134,41 +133,4 @@ def _quartic(tape: Tape, state: State, adjoints: list, r: int) -> SymmetricTenso
         for i in node.inputs:
             if last_use[i] == v:
                 state.H[i] = None
-    packed = np.empty(packed_size(r, 4))
-    _symmetrize_quartic(total, r, packed)
-    return SymmetricTensor.from_packed(packed, r, 4)
-
-
-@njit(cache=True)
-def _symmetrize_cubic(total, n, packed):
-    """A_ijk from a matrix over pairs and single directions."""
-    e = 0
-    for k in range(n):
-        for j in range(k + 1):
-            for i in range(j + 1):
-                packed[e] = (total[_pair(i, j), k] + total[_pair(i, k), j] + total[_pair(j, k), i]) / 3.0
-                e += 1
-
-
-@njit(cache=True)
-def _symmetrize_quartic(total, n, packed):
-    """A_ijkl from a matrix over pairs and pairs, not symmetric itself."""
-    e = 0
-    for l in range(n):
-        for k in range(l + 1):
-            for j in range(k + 1):
-                for i in range(j + 1):
-                    packed[e] = (_both(total, _pair(i, j), _pair(k, l)) + _both(total, _pair(i, k), _pair(j, l))
-                                 + _both(total, _pair(j, k), _pair(i, l))) / 6.0
-                    e += 1
-
-
-@njit(cache=True)
-def _pair(i, j):
-    """Colexicographic rank of i ≤ j."""
-    return j * (j + 1) // 2 + i
-
-
-@njit(cache=True)
-def _both(total, a, b):
-    return total[a, b] + total[b, a]
+    return SymmetricTensor.from_packed(symmetrized_quartic(total, r), r, 4)

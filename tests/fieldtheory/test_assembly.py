@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fieldtheory import units
-from fieldtheory.assembly import assemble, cubic_factors
+from fieldtheory.assembly import assemble, factored_cubic
 from fieldtheory.errors import InputError
 from fieldtheory.tape import Tape
 from fieldtheory.tensors import SymmetricTensor, symmetrize
@@ -152,9 +152,15 @@ def test_along_one_direction_they_are_the_taylor_coefficients_of_a_line(seed):
 def test_factors_multiply_to_the_cubic_coupling(seed):
     tape, _ = random_network(4, 10, seed)
     x = np.random.default_rng(seed).normal(size=4) / 2
-    product = sum(np.einsum("ui,uj,uk->ijk", *factors) for factors in cubic_factors(tape, x))
-    expected = assemble(tape, x, 3)[3].dense()
-    np.testing.assert_allclose(symmetrize(product), expected, rtol=0, atol=1e-12 * (1 + np.abs(expected).max()))
+    found, expected = factored_cubic(tape, x), assemble(tape, x, 3)[3]
+    product = np.einsum("ui,uj,uk->ijk", *found.factors)
+    np.testing.assert_allclose(symmetrize(product), expected.dense(), rtol=0, atol=1e-12 * (1 + np.abs(expected.packed).max()))
+
+
+def test_a_linear_function_has_no_cubic_terms():
+    tape = Tape(3)
+    tape.output(tape.linear([(0, np.ones((1, 3)))]), 1.0)
+    assert factored_cubic(tape, np.zeros(3)).n_terms == 0 == factored_cubic(tape, np.zeros(3)).norm()
 
 
 def perceptron(tape, u, net):
