@@ -22,7 +22,8 @@ from fieldtheory.errors import InputError
 
 from ..fit import Training
 from ..learner import Learner, resolve_device
-from .layers import LinearLayer, QuadraticCouplingLayer, pack, unpack
+from .coupling import QuadraticCouplingLayer, pack, unpack
+from .linear import LinearLayer
 from .quadratic_gradient import first_overflow, mean_loss
 
 _SMALL = 0.01  # standard deviation of the entries of χ at the start of a fit

@@ -10,7 +10,7 @@ import torch
 from fieldtheory.errors import FileFormatError, InputError
 from learners import QuadraticFlow
 from learners.fit import Training, TrainingError
-from learners.flows.layers import pack
+from learners.flows.coupling import pack
 from learners.flows.quadratic_gradient import mean_loss
 
 SAMPLES = QuadraticFlow.random(3, 2, seed=0).sample(2000, seed=1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fieldtheory.errors import InputError
 from learners import QuadraticFlow
 from learners.flows import LinearLayer, QuadraticCouplingLayer
-from learners.flows.layers import pack, unpack
+from learners.flows.coupling import pack, unpack
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "flows.json").read_text())["flows"]
 
