@@ -93,13 +93,7 @@ class Estimate:
     def recenter(self, at) -> Estimate:
         """The same estimate with couplings, and their errors, at another base point."""
         at = as_vector(at, self.action.n_dim, "at")
-        c = at - self.action.at
-        roots = {k: R.copy() for k, R in self.roots.items()}
-        for m, R in self.roots.items():
-            for k in range(m - 1, 0, -1):
-                R = contraction_matrix(c, k + 1) @ R
-                roots[k] = roots[k] + comb(m, k) * R
-        return replace(self, action=self.action.recenter(at), roots=roots)
+        return replace(self, action=self.action.recenter(at), roots=_shifted_roots(self.roots, at - self.action.at))
 
 
 def estimate(samples, order: int, method: str = "score_matching", metric: str = "covariance",
@@ -236,6 +230,16 @@ def _in_data_coordinates(theta, theta_root, mean, L, order, n_samples, columns, 
         warnings.warn(f"the fitted action should be normalizable, it is not: {verdict.reason} Its couplings describe the samples "
                       "where they are; more samples or an even order may mend it.", RegimeWarning, stacklevel=3)
     return Estimate(action, roots, n_samples, columns, metric, verdict)
+
+
+def _shifted_roots(roots: dict[int, np.ndarray], c: np.ndarray) -> dict[int, np.ndarray]:
+    """Rows of the root of the covariance of couplings around a base point that is moved by c."""
+    shifted = {k: R.copy() for k, R in roots.items()}
+    for m, R in roots.items():
+        for k in range(m - 1, 0, -1):
+            R = contraction_matrix(c, k + 1) @ R
+            shifted[k] = shifted[k] + comb(m, k) * R
+    return shifted
 
 
 def _as_powers(theta: np.ndarray, theta_root: np.ndarray, L: np.ndarray, order: int) -> tuple[dict, dict]:

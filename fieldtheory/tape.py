@@ -66,6 +66,10 @@ class Linear:
         """y."""
         return sum(M @ w for M, w in zip(self.matrices, u)) + self.bias
 
+    def size(self, of: int) -> int:
+        """Number of components of y, from that of the first input."""
+        return self.matrices[0].shape[0]
+
     def degree(self, *of: float) -> float:
         """Degree of y as a polynomial, from those of its inputs."""
         return max(of)
@@ -105,6 +109,10 @@ class Elementwise:
     def value(self, u: np.ndarray) -> np.ndarray:
         """y."""
         return self.unit(u)[0]
+
+    def size(self, of: int) -> int:
+        """Number of components of y."""
+        return of
 
     def degree(self, of: float) -> float:
         """Twice that of u for the square; other units have no end."""
@@ -159,6 +167,10 @@ class Product:
         """y."""
         return p * q
 
+    def size(self, of: int) -> int:
+        """Number of components of y."""
+        return of
+
     def degree(self, p: float, q: float) -> float:
         """The sum of those of p and q."""
         return p + q
@@ -203,6 +215,10 @@ class Quadratic:
     def value(self, u: np.ndarray) -> np.ndarray:
         """y."""
         return (self.chi @ u) @ u
+
+    def size(self, of: int) -> int:
+        """Number of components of y."""
+        return len(self.chi)
 
     def degree(self, of: float) -> float:
         """Twice that of u."""
@@ -280,6 +296,11 @@ class Tape:
     def output(self, u: int, weights: np.ndarray | float) -> None:
         """S += Σ weights u."""
         self.outputs.append((u, weights))
+
+    def size(self, u: int) -> int:
+        """Number of components of a variable."""
+        node = self.nodes[u]
+        return self.n_in if node is None else node.size(self.size(node.inputs[0]))
 
     def degree(self) -> float:
         """Degree of S as a polynomial in x, infinite where it is none."""

@@ -39,6 +39,12 @@ def softplus(u: np.ndarray) -> np.ndarray:
     return np.concatenate([np.logaddexp(0, u)[None], sigmoid(u)[:4]])
 
 
+def silu(u: np.ndarray) -> np.ndarray:
+    """u/(1 + e^{-u}), a product with the sigmoid σ: s^(k) = u σ^(k) + k σ^(k−1)."""
+    t = sigmoid(u)
+    return u * t + np.concatenate([np.zeros_like(t[:1]), [k * t[k - 1] for k in range(1, 5)]])
+
+
 def sin(u: np.ndarray) -> np.ndarray:
     """sin u."""
     return np.stack([np.sin(u), np.cos(u), -np.sin(u), -np.cos(u), np.sin(u)])

@@ -25,6 +25,7 @@ UNITS = {  # name: unit, the same in high precision, the same in torch
     "tanh": (units.tanh, mpmath.tanh, torch.tanh),
     "sigmoid": (units.sigmoid, lambda u: 1 / (1 + mpmath.exp(-u)), torch.sigmoid),
     "softplus": (units.softplus, lambda u: mpmath.log(1 + mpmath.exp(u)), torch.nn.functional.softplus),
+    "silu": (units.silu, lambda u: u / (1 + mpmath.exp(-u)), torch.nn.functional.silu),
     "sin": (units.sin, mpmath.sin, torch.sin),
     "scaled": (units.scaled(units.tanh, 0.7, 1.9), lambda u: mpmath.mpf(1.9) * mpmath.tanh(mpmath.mpf(0.7) * u),
                lambda u: 1.9 * torch.tanh(0.7 * u)),
@@ -46,7 +47,7 @@ def test_units_and_their_derivatives_in_high_precision(name):
 
 def test_units_far_out_stay_finite():
     u = np.array([-700.0, 700.0])
-    for name in ("tanh", "sigmoid", "softplus", "heavy tail", "light tail", "log slope of a tail"):
+    for name in ("tanh", "sigmoid", "softplus", "silu", "heavy tail", "light tail", "log slope of a tail"):
         assert np.isfinite(UNITS[name][0](u)).all(), name
 
 
