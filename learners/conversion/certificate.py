@@ -1,9 +1,9 @@
 """What lies between a model and its action, on samples that the model has not seen.
 
-For each order k at which the action may be cut: the residual of ln p about its mean, E[(S_k − ln p)²]^{1/2}, since a constant means nothing;
-the share of the variance of ln p explained; and the residual of the score, E|∇S_k − ∇ln p|²/E|∇ln p|². Where the model samples itself,
-Var[ln p] over its own samples (n_dim/2 for every volume-preserving flow) and ∫p: over samples of p, E[q/p] = ∫q = 1 for any Gaussian q
-inside p, and 1/Z if what is called p is Z times a density.
+For each order k at which the action may be cut: the residual of ln p about its mean, E[(S_k − ln p)²]^{1/2}, since a constant means
+nothing; the share of the variance of ln p explained; and the residual of the score, E|∇S_k − ∇ln p|²/E|∇ln p|². Where the model samples
+itself, Var[ln p] over its own samples (n_dim/2 for every volume-preserving flow) and ∫p: over samples of p, E[q/p] = ∫q = 1 for any
+Gaussian q inside p, and 1/Z if what is called p is Z times a density.
 
 An action extracted at a point and one fitted over samples agree where the model is a polynomial there; the certificate holds the
 comparison of the action with the projection on the samples, or of a projection with Taylor couplings.

@@ -1,8 +1,8 @@
 """Models made elsewhere: torch modules with log_prob, and bare functions.
 
-A module is copied and evaluated in float64 with the weights it has; zuko's modules give a distribution when called, those of normflows, nflows
-and FrEIA's `PullBackDistribution` have log_prob themselves. A function may take rows of points or one point; both are told apart by trying.
-Nothing of the other packages is imported.
+A module is copied and evaluated in float64 with the weights it has; zuko's modules give a distribution when called, those of normflows
+and nflows and FrEIA's `PullBackDistribution` have log_prob themselves. A function may take rows of points or one point; both are told
+apart by trying. Nothing of the other packages is imported.
 """
 
 from __future__ import annotations

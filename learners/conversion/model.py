@@ -23,7 +23,6 @@ from fieldtheory.tape import Tape
 
 from ..diffusion import DDPM
 from ..flows import QuadraticFlow
-from ..learner import Learner
 from .record import Couplings, expand, tape_of
 from .taylor_mode import batched_couplings, score_of
 
