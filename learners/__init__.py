@@ -9,9 +9,12 @@ from importlib import import_module as _import_module
 
 _HOME = {
     "DDPM": "diffusion",
+    "Glow": "flows",
     "Learner": "learner",
     "LinearDenoiser": "diffusion",
+    "NICE": "flows",
     "QuadraticFlow": "flows",
+    "RealNVP": "flows",
     "certify": "conversion",
     "load": "learner",
     "split_experiment": "split",

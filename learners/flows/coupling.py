@@ -57,6 +57,12 @@ class Halves(nn.Module):
         return x if self._in_order else x.index_select(1, self.inverse)
 
 
+def alternate(n_dim: int, n_layers: int) -> list[tuple[range, range]]:
+    """(read, written) of coupling layers that take turns: the first ⌈n_dim/2⌉ variables are read first."""
+    halves = range((n_dim + 1) // 2), range((n_dim + 1) // 2, n_dim)
+    return [halves if l % 2 == 0 else halves[::-1] for l in range(n_layers)]
+
+
 class _CouplingLayer(Layer):
     """What coupling layers share: the two groups of variables."""
 
@@ -167,7 +173,7 @@ class QuadraticCouplingLayer(_CouplingLayer):
         chi = torch.as_tensor(chi, dtype=torch.float64)
         if chi.shape != (len(self.written), len(self.read), len(self.read)):
             raise InputError(f"chi must have shape {(len(self.written), len(self.read), len(self.read))}, got {tuple(chi.shape)}.")
-        a, b = np.tril_indices(len(self.read))
+        a, b = torch.tril_indices(len(self.read), len(self.read))
         self.chi = nn.Parameter(0.5 * (chi[:, a, b] + chi[:, b, a]))
 
     def chi_dense(self) -> np.ndarray:
