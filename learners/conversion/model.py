@@ -22,8 +22,9 @@ from fieldtheory.errors import InputError
 from fieldtheory.tape import Tape
 
 from ..diffusion import DDPM
-from ..flows import QuadraticFlow
+from ..flows import Flow
 from .record import Couplings, expand, tape_of
+from .smoothness import kinks
 from .taylor_mode import batched_couplings, score_of
 
 
@@ -85,8 +86,8 @@ class Model:
 class FlowModel(Model):
     """A flow of this package: node by node up to order 4, as a series beyond if it is a polynomial, else along lines."""
 
-    def __init__(self, flow: QuadraticFlow):
-        self.flow, self.columns = flow, flow.columns
+    def __init__(self, flow: Flow):
+        self.flow, self.columns, self.kinks = flow, flow.columns, kinks(flow)
 
     @cached_property
     def tape(self) -> Tape:
@@ -116,7 +117,8 @@ class FlowModel(Model):
             return assemble(self.tape, x, order, directions)
         if self.degree < inf:
             return self._pulled_back(x, order, directions)
-        return batched_couplings(self.flow._log_prob, score_of(self.flow._log_prob), x[None], order, directions)[0]
+        log_prob = self.flow._log_prob
+        return batched_couplings(log_prob, score_of(log_prob), x[None], order, directions, self.flow.device)[0]
 
     def centre(self) -> np.ndarray:
         """The image of z = 0, the mode itself where all Jacobians are constant."""
@@ -215,7 +217,7 @@ def as_model(learner, **options) -> Model:
 
 
 @as_model.register
-def _(learner: QuadraticFlow) -> Model:
+def _(learner: Flow) -> Model:
     return FlowModel(learner)
 
 
