@@ -65,7 +65,7 @@ def normal_ordered(learner, order: int, mean=None, covariance=None, n_points: in
     RegimeWarning
         A few points make up the average.
     """
-    model = as_model(learner)
+    model = as_model(learner, None if mean is None else np.size(mean))
     centre, covariance = _gaussian(model, mean, covariance, samples)
     share = as_number(share, "share")
     if share <= 0:

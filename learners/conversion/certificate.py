@@ -36,8 +36,10 @@ class Certificate:
 
     Attributes
     ----------
+    gauge : str
+        Of the action.
     orders : tuple of int
-        The action was cut at each of these orders.
+        It was cut at each of these orders.
     residual : dict of int to (float, float)
         Root mean square of S_k(x) − ln p_θ(x) about its mean, in nats (total), with its standard error.
     explained : dict of int to float
@@ -56,6 +58,7 @@ class Certificate:
     n_dim, n_samples : int
     """
 
+    gauge: str
     orders: tuple[int, ...]
     residual: dict[int, tuple[float, float]]
     explained: dict[int, float]
@@ -83,7 +86,7 @@ class Certificate:
         """One row, if there is another action to compare with."""
         if self.other is None:
             return []
-        other = self.other.true.gauge if self.other.learned.gauge == "projection" else "projection"
+        other = "Taylor" if self.gauge == "projection" else "projection"
         pairs = ", ".join(f"{cosine:.3f} at order {k}" for k, cosine in self.other.cosine.items() if k > 1 and np.isfinite(cosine))
         advice = "" if not self.disagreement else ("; they disagree at order " + ", ".join(map(str, self.disagreement))
                                                    + ": the couplings depend on where they were asked for")
@@ -103,7 +106,7 @@ def certify(action: Action, learner, samples) -> Certificate:
     ----------
     action : Action
         From `to_action`.
-    learner : Learner, or torch module with log_prob
+    learner : Learner, torch module with log_prob, or function log_prob
         The one it came from.
     samples : array_like, shape (n_samples, n_dim)
         Not used in training.
@@ -117,8 +120,9 @@ def certify(action: Action, learner, samples) -> Certificate:
     RegimeWarning
         The model is not normalized.
     """
-    model = as_model(learner)
-    x = model.columns.drop(as_points(as_samples(samples), model.columns.constants.size, "samples"))
+    samples = as_samples(samples)
+    model = as_model(learner, samples.shape[1])
+    x = model.columns.drop(as_points(samples, model.columns.constants.size, "samples"))
     if action.n_dim != model.n_dim:
         raise InputError(f"action must be one of the {model.n_dim} varying columns of the model, got n_dim {action.n_dim}.")
     log_p, score = model.log_prob(x), model.score(x)
@@ -126,6 +130,7 @@ def certify(action: Action, learner, samples) -> Certificate:
     residuals = {k: cut(x) - log_p for k, cut in cuts.items()}
     own = model.sample(max(len(x), _OWN_SAMPLES), seed=0) if model.samples_itself else None
     return Certificate(
+        gauge=action.gauge,
         orders=tuple(cuts),
         residual={k: _root_with_error(r) for k, r in residuals.items()},
         explained={k: float(1 - r.var() / log_p.var()) for k, r in residuals.items()},

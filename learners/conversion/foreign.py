@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from types import FunctionType, MethodType
 
 import numpy as np
 import torch
@@ -23,30 +25,34 @@ from .smoothness import kinks
 from .taylor_mode import Function
 
 
-def function_model(log_prob: Callable | None, score: Callable | None, n_dim: int | None, at) -> TorchModel:
-    """The model behind ln p, or its score, as a function that torch can differentiate."""
-    if (log_prob is None) == (score is None):
-        raise InputError("a model must be given as one of learner, log_prob= and score=.")
-    columns = Columns.all(_n_dim(n_dim, at))
-    if score is not None:
-        return TorchModel(columns, None, _by_rows(score, columns.kept.size, "score"))
+def score_model(score: Callable, n_dim: int | None) -> TorchModel:
+    """The model behind a score, a function that torch can differentiate."""
+    columns = Columns.all(_n_dim(n_dim))
+    return TorchModel(columns, None, _by_rows(score, columns.kept.size, "score"))
+
+
+@as_model.register(FunctionType)
+@as_model.register(MethodType)
+@as_model.register(partial)
+def _(log_prob: Callable, n_dim: int | None = None) -> TorchModel:
+    columns = Columns.all(_n_dim(n_dim))
     return TorchModel(columns, _by_rows(log_prob, columns.kept.size, "log_prob"))
 
 
 @as_model.register
-def _(module: nn.Module, n_dim: int | None = None, at=None) -> TorchModel:
+def _(module: nn.Module, n_dim: int | None = None) -> TorchModel:
     module = copy.deepcopy(module).double().eval().requires_grad_(False)
     weight = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
     density, draw = _density(module)
-    if n_dim is None and at is None and draw is not None:
+    if n_dim is None and draw is not None:
         n_dim = draw(1, 0).shape[1]
-    columns = Columns.all(_n_dim(n_dim, at))
+    columns = Columns.all(_n_dim(n_dim))
     return TorchModel(columns, _by_rows(density, columns.kept.size, "log_prob", weight.device), draw=draw, kinks=kinks(module),
                       device=weight.device)
 
 
 @as_model.register
-def _(learner: Learner) -> TorchModel:
+def _(learner: Learner, n_dim: int | None = None) -> TorchModel:
     """A learner of another kind than flows and Gaussian diffusion models."""
     def draw(n_samples: int, seed: int) -> np.ndarray:
         return learner.columns.drop(learner.sample(n_samples, seed=seed))
@@ -54,10 +60,10 @@ def _(learner: Learner) -> TorchModel:
     return TorchModel(learner.columns, learner._log_prob, draw=draw, kinks=kinks(learner), device=learner.device)
 
 
-def _n_dim(n_dim: int | None, at) -> int:
-    if n_dim is None and at is None:
+def _n_dim(n_dim: int | None) -> int:
+    if n_dim is None:
         raise InputError("n_dim must be given for a model that is known by its density alone, or a base point with at=.")
-    return np.size(at) if n_dim is None else as_count(n_dim, "n_dim")
+    return as_count(n_dim, "n_dim")
 
 
 def _density(module: nn.Module) -> tuple[Callable, Callable | None]:

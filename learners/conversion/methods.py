@@ -11,13 +11,15 @@ The first two need derivatives, the others do not mind kinks. No single one is a
 
 from __future__ import annotations
 
+import numpy as np
+
 from fieldtheory import Action
 from fieldtheory.arrays import as_count
 from fieldtheory.errors import InputError
 
 from .averages import normal_ordered
-from .foreign import function_model
-from .model import as_model
+from .foreign import score_model
+from .model import Model, as_model
 from .projection import project
 from .taylor import exact, taylor
 
@@ -68,7 +70,9 @@ def to_action(learner=None, order: int = 4, at=None, method: str = "auto", *, lo
     order = as_count(order, "order")
     if method not in _METHODS:
         raise InputError(f"method must be one of {', '.join(_METHODS)}, got {method!r}.")
-    model = _model(learner, log_prob, score, n_dim, at, {name: options.pop(name) for name in ("t", "coordinates") if name in options})
+    if n_dim is None and at is not None:
+        n_dim = np.size(at)
+    model = _model(learner, log_prob, score, n_dim, {name: options.pop(name) for name in ("t", "coordinates") if name in options})
     if method == "auto":
         method = "exact" if order >= model.degree else "projection" if model.kinks else "taylor"
     if method == "normal_ordered":
@@ -78,9 +82,8 @@ def to_action(learner=None, order: int = 4, at=None, method: str = "auto", *, lo
     return (exact if method == "exact" else taylor)(model, order, at, **options)
 
 
-def _model(learner, log_prob, score, n_dim, at, options: dict):
-    if learner is None:
-        return function_model(log_prob, score, n_dim, at)
-    if log_prob is not None or score is not None:
-        raise InputError("a model must be given as one of learner, log_prob= and score=.")
-    return as_model(learner, **options)
+def _model(learner, log_prob, score, n_dim: int | None, options: dict) -> Model:
+    given = [model for model in (learner, log_prob, score) if model is not None]
+    if len(given) != 1:
+        raise InputError(f"a model must be given as one of learner, log_prob= and score=, got {len(given)} of them.")
+    return as_model(given[0], n_dim, **options) if score is None else score_model(score, n_dim)

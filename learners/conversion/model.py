@@ -7,13 +7,12 @@ differentiated along lines (`learners.conversion.taylor_mode`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, singledispatch
 from math import inf
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fieldtheory import Action, series
 from fieldtheory.arrays import Columns, as_vector
@@ -25,7 +24,7 @@ from ..diffusion import DDPM
 from ..flows import Flow
 from .record import Couplings, expand, tape_of
 from .smoothness import kinks
-from .taylor_mode import batched_couplings, score_of
+from .taylor_mode import Function, batched_couplings, score_of
 
 
 class Model:
@@ -37,6 +36,8 @@ class Model:
         Which columns of the samples vary.
     degree : float
         Order of its action as a polynomial, infinite where it is none.
+    score_function : callable
+        ∇S of rows of points as torch tensors on `device`, to be differentiated further.
     kinks : tuple of str
         Units without derivatives, as far as they can be seen; Taylor couplings are refused where there are some.
     samples_itself, has_log_prob : bool
@@ -44,6 +45,8 @@ class Model:
     """
 
     columns: Columns
+    score_function: Function
+    device: torch.device | str | None = None
     degree: float = inf
     kinks: tuple[str, ...] = ()
     samples_itself: bool = True
@@ -87,7 +90,8 @@ class FlowModel(Model):
     """A flow of this package: node by node up to order 4, as a series beyond if it is a polynomial, else along lines."""
 
     def __init__(self, flow: Flow):
-        self.flow, self.columns, self.kinks = flow, flow.columns, kinks(flow)
+        self.flow, self.columns, self.kinks, self.device = flow, flow.columns, kinks(flow), flow.device
+        self.score_function = score_of(flow._log_prob)
 
     @cached_property
     def tape(self) -> Tape:
@@ -117,12 +121,19 @@ class FlowModel(Model):
             return assemble(self.tape, x, order, directions)
         if self.degree < inf:
             return self._pulled_back(x, order, directions)
-        log_prob = self.flow._log_prob
-        return batched_couplings(log_prob, score_of(log_prob), x[None], order, directions, self.flow.device)[0]
+        return batched_couplings(self.flow._log_prob, self.score_function, x[None], order, directions, self.device)[0]
 
     def centre(self) -> np.ndarray:
         """The image of z = 0, the mode itself where all Jacobians are constant."""
         return self.flow.to_data(np.zeros(self.n_dim))[0]
+
+    def images(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows of points as they arrive at each layer."""
+        y = torch.as_tensor(x, device=self.flow.device)
+        for layer in self.flow.layers:
+            yield y.cpu().numpy()
+            with torch.no_grad():
+                y, _ = layer.to_latent(y)
 
     def _pulled_back(self, x: np.ndarray, order: int, directions: np.ndarray | None) -> Couplings:
         """From the latent Gaussian layer by layer, each around the image of x: exact to the order (`fieldtheory.series`)."""
@@ -131,7 +142,7 @@ class FlowModel(Model):
             x, step, log_det = expand(layer, x, order)
             steps.append(step)
             constant += log_det[0].packed[0]
-        couplings = _latent_gaussian(x, constant)
+        couplings = latent_gaussian(x, constant)
         for step in reversed(steps if directions is None else [{1: directions}, *steps]):
             couplings = series.compose(couplings, step, order)
         return couplings
@@ -143,6 +154,8 @@ class GaussianModel(Model):
     def __init__(self, ddpm: DDPM, t: int | None = None, coordinates: str = "data"):
         self.ddpm, self.columns, self.action = ddpm, ddpm.columns, ddpm.action(t=t, coordinates=coordinates)
         self.degree = self.action.order
+        slope, curvature = self.action.score(self.action.at), self.action.hessian(self.action.at)
+        self.score_function = _linear(slope, curvature, self.action.at)
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Of the action, which holds the constant."""
@@ -169,7 +182,7 @@ class GaussianModel(Model):
 class TorchModel(Model):
     """Whatever torch can differentiate: ln p, or its score, as functions of rows of points in float64."""
 
-    def __init__(self, columns: Columns, log_prob: Callable[[Tensor], Tensor] | None, score: Callable[[Tensor], Tensor] | None = None,
+    def __init__(self, columns: Columns, log_prob: Function | None, score: Function | None = None,
                  draw: Callable[[int, int], np.ndarray] | None = None, kinks: tuple[str, ...] = (), device=None):
         self.columns, self._log_prob, self._draw, self.kinks, self.device = columns, log_prob, draw, kinks, device
         self.score_function = score_of(log_prob) if score is None else score
@@ -210,28 +223,34 @@ class TorchModel(Model):
 
 
 @singledispatch
-def as_model(learner, **options) -> Model:
-    """The model of a learner, of a torch module with log_prob, or of one of the functions log_prob and score."""
+def as_model(learner, n_dim: int | None = None, **options) -> Model:
+    """The model of a learner, of a torch module with log_prob, or of a function that is ln p; n_dim where the model cannot tell."""
     raise InputError("a model must be a learner, a torch module with log_prob, or be given as log_prob= or score=, got "
                      f"{type(learner).__name__}.")
 
 
 @as_model.register
-def _(learner: Flow) -> Model:
+def _(learner: Flow, n_dim: int | None = None) -> Model:
     return FlowModel(learner)
 
 
 @as_model.register
-def _(learner: DDPM, t: int | None = None, coordinates: str = "data") -> Model:
+def _(learner: DDPM, n_dim: int | None = None, t: int | None = None, coordinates: str = "data") -> Model:
     return GaussianModel(learner, t, coordinates)
 
 
 @as_model.register
-def _(learner: Model) -> Model:
+def _(learner: Model, n_dim: int | None = None) -> Model:
     return learner
 
 
-def _latent_gaussian(z: np.ndarray, log_det: float) -> Couplings:
+def _linear(slope: np.ndarray, curvature: np.ndarray, at: np.ndarray) -> Function:
+    """The score of a Gaussian action."""
+    slope, curvature, at = (torch.as_tensor(part) for part in (slope, curvature, at.copy()))
+    return lambda x: slope + (x - at) @ curvature
+
+
+def latent_gaussian(z: np.ndarray, log_det: float = 0.0) -> Couplings:
     """ln N(z + u; 0, 1) + log_det, by order in u."""
     constant = -0.5 * z @ z - 0.5 * z.size * np.log(2 * np.pi) + log_det
     action = Action({0: constant, 1: -z, 2: -0.5 * np.eye(z.size)})

@@ -62,7 +62,7 @@ def project(learner, order: int, at=None, samples=None, n_samples: int = 20_000,
     InputError
         No samples where the model cannot draw them, or too few.
     """
-    model = as_model(learner)
+    model = as_model(learner, None if samples is None else np.shape(samples)[-1])
     if samples is None:
         x = model.sample(as_count(n_samples, "n_samples", minimum=2), seed=as_count(seed, "seed", minimum=0))
     else:

@@ -20,7 +20,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from fieldtheory import units
+from fieldtheory import memory, units
 from fieldtheory.assembly import assemble
 from fieldtheory.errors import InputError
 from fieldtheory.tape import Tape
@@ -72,6 +72,8 @@ def expand(layer: nn.Module, x: np.ndarray, order: int) -> tuple[np.ndarray, dic
     order : int
         Highest degree; above 4 the layer must be a polynomial of degree at most 4.
     """
+    memory.require(8 * x.size ** (min(order, 4) + 1), f"the series of a layer of {x.size} variables to order {order}",
+                   "lower the order, or trace fewer variables")
     tape = Tape(x.size)
     y = record(layer, tape, 0)
     log_det = assemble(tape, x, min(order, 4) if tape.degree() > 0 else 0)
