@@ -88,7 +88,8 @@ def project(samples, scores, order: int, values=None, at=None) -> Projection:
     theta, root, residual = _regress(w, slope, order)
     at = mean if at is None else as_vector(at, len(L), "at")
     couplings, roots = _as_powers(theta, root, L, order)
-    couplings, roots = series.shifted({0: SymmetricTensor.zeros(len(L), 0), **couplings}, at - mean), _shifted_roots(roots, at - mean)
+    couplings, roots = series.shifted(couplings, at - mean), _shifted_roots(roots, at - mean)
+    couplings[0] = SymmetricTensor.zeros(len(L), 0)
     action = Action(couplings, at, "projection", names=columns.names, standard_error=_lengths(roots, len(L)))
     if values is not None:
         action = _with_constant(action, x, as_points(values, len(x), "values"))

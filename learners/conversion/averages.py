@@ -23,7 +23,7 @@ from fieldtheory.projection import stein
 from .model import Model, as_model
 
 _PAIRS, _VALUES = 256, 100_000
-_LARGEST_SHARE = 0.2
+_LARGEST_SHARE, _MANY = 0.25, 100  # of the spread, from so many pairs on
 
 
 def normal_ordered(learner, order: int, mean=None, covariance=None, n_points: int | None = None, seed: int = 0, samples=None,
@@ -96,19 +96,25 @@ def _gaussian(model: Model, mean, covariance, samples) -> tuple[np.ndarray, np.n
 def _averaged(model: Model, order: int, centre: np.ndarray, covariance: np.ndarray, n_pairs: int, seed: int) -> Action:
     shifts = np.random.default_rng(seed).normal(size=(n_pairs, model.n_dim)) @ np.linalg.cholesky(covariance).T
     there, back = (model.couplings_at(centre + sign * shifts, order) for sign in (1, -1))
-    couplings, error = {}, {}
+    couplings, error, shares = {}, {}, {}
     for k in there[0]:
         values = np.array([0.5 * (plus[k].packed + minus[k].packed) for plus, minus in zip(there, back)])
         couplings[k] = SymmetricTensor.from_packed(values.mean(axis=0), model.n_dim, k)
         error[k] = SymmetricTensor.from_packed(values.std(axis=0, ddof=1) / np.sqrt(n_pairs), model.n_dim, k)
-        _warn_of_tails(values, k)
+        shares[k] = _largest_share(values)
+    _warn_of_tails(shares, n_pairs)
     return Action(couplings, centre, "normal_ordered", covariance, model.columns.names, error)
 
 
-def _warn_of_tails(values: np.ndarray, k: int) -> None:
-    """Warn if one pair of many makes up a good part of the squared spread."""
+def _largest_share(values: np.ndarray) -> float:
+    """Of the squared spread of couplings, what one pair makes up; 0 where there is none beyond rounding."""
     spread = np.sum((values - values.mean(axis=0)) ** 2, axis=1)
-    if len(values) >= 100 and spread.max() > _LARGEST_SHARE * spread.sum() > 1e-18 * np.sum(values**2):
-        warnings.warn(f"the average of couplings of order {k} over q should rest on many points, one of {len(values)} pairs makes up "
-                      f"{spread.max() / spread.sum():.0%} of their spread: the model explodes in the tails of q. Give share=0.5 for a q "
-                      "with half the covariance, or project on samples.", RegimeWarning, stacklevel=4)
+    return float(spread.max() / spread.sum()) if spread.sum() > 1e-18 * np.sum(values**2) else 0.0
+
+
+def _warn_of_tails(shares: dict[int, float], n_pairs: int) -> None:
+    k = max((k for k in shares if k > 0), key=shares.get)
+    if n_pairs >= _MANY and shares[k] > _LARGEST_SHARE:
+        warnings.warn(f"averages over q should rest on many points, one of {n_pairs} pairs makes up {shares[k]:.0%} of the spread of "
+                      f"couplings of order {k}: the model explodes in the tails of q. Give share=0.5 for a q with half the covariance, "
+                      "or project on samples.", RegimeWarning, stacklevel=4)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from fieldtheory.arrays import Columns, as_count
 from fieldtheory.errors import InputError
 
-from ..learner import Learner
 from .model import TorchModel, as_model
 from .smoothness import kinks
 from .taylor_mode import Function
@@ -49,15 +48,6 @@ def _(module: nn.Module, n_dim: int | None = None) -> TorchModel:
     columns = Columns.all(_n_dim(n_dim))
     return TorchModel(columns, _by_rows(density, columns.kept.size, "log_prob", weight.device), draw=draw, kinks=kinks(module),
                       device=weight.device)
-
-
-@as_model.register
-def _(learner: Learner, n_dim: int | None = None) -> TorchModel:
-    """A learner of another kind than flows and Gaussian diffusion models."""
-    def draw(n_samples: int, seed: int) -> np.ndarray:
-        return learner.columns.drop(learner.sample(n_samples, seed=seed))
-
-    return TorchModel(learner.columns, learner._log_prob, draw=draw, kinks=kinks(learner), device=learner.device)
 
 
 def _n_dim(n_dim: int | None) -> int:

@@ -8,7 +8,7 @@ differentiated along lines (`learners.conversion.taylor_mode`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property, singledispatch
+from functools import singledispatch
 from math import inf
 
 import numpy as np
@@ -22,6 +22,7 @@ from fieldtheory.tape import Tape
 
 from ..diffusion import DDPM
 from ..flows import Flow
+from ..learner import Learner
 from .record import Couplings, expand, tape_of
 from .smoothness import kinks
 from .taylor_mode import Function, batched_couplings, score_of
@@ -87,21 +88,19 @@ class Model:
 
 
 class FlowModel(Model):
-    """A flow of this package: node by node up to order 4, as a series beyond if it is a polynomial, else along lines."""
+    """A flow of this package: node by node up to order 4, as a series beyond if it is a polynomial, else along lines.
+
+    Attributes
+    ----------
+    flow : Flow
+    tape : Tape
+        ln p as nodes.
+    """
 
     def __init__(self, flow: Flow):
-        self.flow, self.columns, self.kinks, self.device = flow, flow.columns, kinks(flow), flow.device
-        self.score_function = score_of(flow._log_prob)
-
-    @cached_property
-    def tape(self) -> Tape:
-        """ln p as nodes."""
-        return tape_of(self.flow.layers, self.n_dim)
-
-    @property
-    def degree(self) -> float:
-        """Of the polynomial that the nodes compute."""
-        return self.tape.degree()
+        self.flow, self.columns, self.device, self.score_function = flow, flow.columns, flow.device, score_of(flow._log_prob)
+        self.tape: Tape = tape_of(flow.layers, self.n_dim)
+        self.degree = self.tape.degree()
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Of the flow."""
@@ -231,12 +230,25 @@ def as_model(learner, n_dim: int | None = None, **options) -> Model:
 
 @as_model.register
 def _(learner: Flow, n_dim: int | None = None) -> Model:
-    return FlowModel(learner)
+    """Node by node if all its parts are written down as nodes."""
+    try:
+        return FlowModel(learner)
+    except InputError:
+        return learner_model(learner)
 
 
 @as_model.register
 def _(learner: DDPM, n_dim: int | None = None, t: int | None = None, coordinates: str = "data") -> Model:
     return GaussianModel(learner, t, coordinates)
+
+
+@as_model.register
+def learner_model(learner: Learner, n_dim: int | None = None) -> TorchModel:
+    """A learner known by its ln p alone."""
+    def draw(n_samples: int, seed: int) -> np.ndarray:
+        return learner.columns.drop(learner.sample(n_samples, seed=seed))
+
+    return TorchModel(learner.columns, learner._log_prob, draw=draw, kinks=kinks(learner), device=learner.device)
 
 
 @as_model.register

@@ -123,9 +123,10 @@ def trace_action(flow, order: int = 4, at=None, n_samples: int = 2000, seed: int
         Not a flow of this package, or one with kinks.
     """
     model, order = as_model(flow), as_count(order, "order")
-    if not isinstance(model, FlowModel):
-        raise InputError(f"trace_action must be given a flow of layers, got {type(flow).__name__}; to_action converts other models.")
     require_smooth(model)
+    if not isinstance(model, FlowModel):
+        raise InputError(f"trace_action must be given a flow whose layers are known as nodes, got {type(flow).__name__}; to_action "
+                         "converts other models, and learners.conversion.record takes new layers.")
     base = mode(model) if at is None else model.point(at)
     steps, image = [], base
     for layer in model.flow.layers:

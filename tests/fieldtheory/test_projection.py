@@ -95,7 +95,9 @@ def test_the_constant_makes_the_means_agree():
     x = np.random.default_rng(4).normal(size=(300, 1))
     S = project(x, sinh_score(x), 4, values=sinh_action(x[:, 0])).action
     assert np.mean(S(x)) == pytest.approx(np.mean(sinh_action(x)), abs=1e-12)
-    assert project(x, sinh_score(x), 4).action[()] == 0.0
+    assert project(x, sinh_score(x), 4).action[()] == 0.0 == project(x, sinh_score(x), 4, at=[0.5]).action[()]
+    elsewhere = project(x, sinh_score(x), 4, values=sinh_action(x[:, 0]), at=[0.5]).action
+    np.testing.assert_allclose(elsewhere(x), S(x), rtol=1e-9)
 
 
 def test_constant_columns_are_left_out():
