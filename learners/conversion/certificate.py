@@ -120,9 +120,8 @@ def certify(action: Action, learner, samples) -> Certificate:
     RegimeWarning
         The model is not normalized.
     """
-    samples = as_samples(samples)
-    model = as_model(learner, samples.shape[1])
-    x = model.columns.drop(as_points(samples, model.columns.constants.size, "samples"))
+    model = as_model(learner, action.n_dim)
+    x = model.columns.drop(as_points(as_samples(samples), model.columns.constants.size, "samples"))
     if action.n_dim != model.n_dim:
         raise InputError(f"action must be one of the {model.n_dim} varying columns of the model, got n_dim {action.n_dim}.")
     log_p, score = model.log_prob(x), model.score(x)

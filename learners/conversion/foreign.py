@@ -43,9 +43,10 @@ def _(module: nn.Module, n_dim: int | None = None) -> TorchModel:
     module = copy.deepcopy(module).double().eval().requires_grad_(False)
     weight = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0))
     density, draw = _density(module)
-    if n_dim is None and draw is not None:
-        n_dim = draw(1, 0).shape[1]
-    columns = Columns.all(_n_dim(n_dim))
+    draw, own = (draw, draw(1, 0).shape[-1]) if _works(draw) else (None, n_dim)
+    if n_dim not in (None, own):
+        raise InputError(f"points must have the {own} variables of the samples of {type(module).__name__}, got {n_dim}.")
+    columns = Columns.all(_n_dim(own))
     return TorchModel(columns, _by_rows(density, columns.kept.size, "log_prob", weight.device), draw=draw, kinks=kinks(module),
                       device=weight.device)
 
@@ -68,6 +69,13 @@ def _density(module: nn.Module) -> tuple[Callable, Callable | None]:
                              f"{type(module).__name__} does neither; pass log_prob=, a function of the points.")
         return distribution.log_prob, _drawing(lambda n: distribution.sample((n,)))
     return module.log_prob, _drawing(module.sample) if callable(getattr(module, "sample", None)) else None
+
+
+def _works(draw: Callable | None) -> bool:
+    try:
+        return draw is not None and draw(1, 0).ndim == 2
+    except Exception:
+        return False
 
 
 def _drawing(sample: Callable) -> Callable[[int, int], np.ndarray]:

@@ -50,6 +50,8 @@ def batched_couplings(log_prob: Function | None, score: Function, points: np.nda
     basis = np.eye(points.shape[1]) if directions is None else directions
     with torch.no_grad():
         constants = np.zeros(len(points)) if log_prob is None else log_prob(torch.as_tensor(points, device=device)).cpu().numpy()
+    if not np.isfinite(constants).all():
+        raise InputError(f"ln p must be finite at the base point, it is {constants[~np.isfinite(constants)][0]}; choose another with at=.")
     found = [{0: SymmetricTensor.from_packed([c], basis.shape[1], 0)} for c in constants]
     for k in range(1, order + 1):
         v = polarization.directions(basis.shape[1], k - 1) @ basis.T
