@@ -126,7 +126,7 @@ def _quartic(tape: Tape, state: State, adjoints: list, r: int) -> SymmetricTenso
     last_use = {i: v for v, node in enumerate(tape.nodes) if node for i in node.inputs}
     state.H[0] = np.zeros((len(state.u[0]), n_pairs))
     for v, node in enumerate(tape.nodes[1:], start=1):
-        for X, Y in node.quartic(state, pairs, *adjoints[v]):
+        for X, Y in (part for part in node.quartic(state, pairs, *adjoints[v]) if part[1].any()):
             total = dgemm(1.0, X.T, Y.T, beta=1.0, c=total, trans_b=True, overwrite_c=True)
         if v in last_use:
             state.H[v] = node.bend(state, pairs)

@@ -79,7 +79,8 @@ def freia_density():
 
 SMOOTH = {"zuko MAF": lambda: zuko_flow("MAF", activation=nn.Tanh), "normflows RealNVP": normflows_real_nvp, "nflows MAF": nflows_maf,
           "FrEIA": freia_density}
-KINKED = {"zuko NSF": (lambda: zuko_flow("NSF", activation=nn.Tanh), "MonotonicRQSTransform"), "zuko MAF": (lambda: zuko_flow("MAF"), "ReLU"),
+KINKED = {"zuko NSF": (lambda: zuko_flow("NSF", activation=nn.Tanh), "MonotonicRQSTransform"),
+          "zuko MAF": (lambda: zuko_flow("MAF"), "ReLU"),
           "normflows RealNVP": (lambda: normflows_real_nvp(nn.ReLU), "ReLU")}
 
 
