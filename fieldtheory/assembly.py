@@ -53,7 +53,7 @@ def assemble(tape: Tape, x: np.ndarray, order: int, directions: np.ndarray | Non
     Raises
     ------
     InputError
-        An order above 4, or couplings that would not fit in memory.
+        An order above 4, couplings that would not fit in memory, or S that overflows at x.
     """
     if order > 4:
         raise InputError(f"couplings are assembled up to order 4, got order {order}; polynomial flows are exact at every order.")
@@ -62,8 +62,12 @@ def assemble(tape: Tape, x: np.ndarray, order: int, directions: np.ndarray | Non
     if order > 2:
         columns = r if order == 3 else packed_size(r, 2)
         memory.require(8 * packed_size(r, 2) * columns, f"the coupling of order {order} along {r} directions", "give fewer directions")
-    state = _forward(tape, x, directions)
-    couplings = {0: SymmetricTensor.from_packed([_value(tape, state)], r, 0)}
+    with np.errstate(over="ignore", invalid="ignore"):
+        state = _forward(tape, x, directions)
+        value = _value(tape, state)
+    if not np.isfinite(value):
+        raise InputError(f"S must be finite at the base point, it is {value}; choose a point nearer to the samples.")
+    couplings = {0: SymmetricTensor.from_packed([value], r, 0)}
     if order > 0:
         adjoints = _reverse(tape, state)
         bar, slope = adjoints[0]
