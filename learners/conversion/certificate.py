@@ -89,7 +89,8 @@ class Certificate:
         other = "Taylor" if self.gauge == "projection" else "projection"
         pairs = ", ".join(f"{cosine:.3f} at order {k}" for k, cosine in self.other.cosine.items() if k > 1 and np.isfinite(cosine))
         advice = "" if not self.disagreement else ("; they disagree at order " + ", ".join(map(str, self.disagreement))
-                                                   + ": the couplings depend on where they were asked for")
+                                                   + ", where the couplings depend on how they were asked for: compare networks by "
+                                                     "normal_ordered over half the covariance (share=0.5), or by projection")
         return [f"Cosine with the {other} couplings: {pairs}{advice}."] if pairs else []
 
     def _words(self) -> str:

@@ -83,7 +83,7 @@ class Model:
         return self.sample(10_000, seed=0).mean(axis=0)
 
     def point(self, at, name: str = "at") -> np.ndarray:
-        """A base point that was given in the columns of the samples, or in those that vary."""
+        """A base point given in the columns of the samples, in those that vary."""
         return self.columns.drop(as_vector(at, self.columns.constants.size, name))
 
 

@@ -267,7 +267,7 @@ def test_refusals():
         assemble(Tape(2), np.zeros(2), 5)
     tape = Tape(1)
     tape.output(tape.unit(0, units.exp), 1.0)
-    with pytest.raises(InputError, match="S must be finite at the base point, it is inf; choose a point nearer to the samples."):
+    with pytest.raises(InputError, match="S must be finite at the base point, it is inf; choose a point nearer to"):
         assemble(tape, np.array([1e3]), 2)
     for order, n_directions in ((3, 20_000), (4, 1500)):
         message = f"the coupling of order {order} along {n_directions} directions must fit in memory, .*; give fewer directions"
