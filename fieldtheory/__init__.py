@@ -22,14 +22,16 @@ _HOME = {
     "Comparison": "comparison",
     "Estimate": "estimation",
     "NoiseSchedule": "schedule",
+    "SymbolicAction": "symbolic",
     "SymmetricTensor": "tensors",
     "compare": "comparison",
     "estimate": "estimation",
+    "parse_action": "text",
     "sample": "sampling",
     "sample_chains": "sampling",
 }
 _MODULES = ("arrays", "assembly", "calculus", "errors", "files", "flow_equation", "generalization", "graphs", "normalizability", "plots",
-            "sampling", "series", "stationary", "symmetries", "tensors", "theories", "units")
+            "sampling", "series", "stationary", "symbolic", "symmetries", "tensors", "text", "theories", "units")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

@@ -236,6 +236,36 @@ class Action:
 
         return laplace(self, n_starts, seed)
 
+    def integrate_out(self, variables) -> Action:
+        """ln ∫ dy exp S over variables y that enter quadratically, given by index or name; see `fieldtheory.integration`."""
+        from .integration import integrate_out
+
+        return integrate_out(self, variables)
+
+    @classmethod
+    def from_sympy(cls, expression, symbols, at=None) -> Action:
+        """The action a sympy expression with numeric coefficients writes out; see `fieldtheory.expressions.from_sympy`."""
+        from .expressions import from_sympy
+
+        return from_sympy(expression, symbols, at)
+
+    def to_sympy(self, symbols=None):
+        """S as a sympy expression that `from_sympy` reads back bit for bit; see `fieldtheory.expressions.to_sympy`."""
+        from .expressions import to_sympy
+
+        return to_sympy(self, symbols)
+
+    def to_text(self) -> str:
+        """S as text that `fieldtheory.parse_action` reads back bit for bit; see `fieldtheory.notation.to_text`."""
+        from .notation import to_text
+
+        return to_text(self)
+
+    def _repr_latex_(self) -> str:
+        from .notation import to_latex
+
+        return to_latex(self)
+
     def __add__(self, other: Action) -> Action:
         if not isinstance(other, Action):
             return NotImplemented

@@ -125,6 +125,9 @@ def _as_real(values, name: str) -> np.ndarray:
 
 
 def _refuse_non_finite(array: np.ndarray, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):  # needs no memory; a sum may overflow where no entry does
+            return
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])

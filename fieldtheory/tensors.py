@@ -74,9 +74,7 @@ class SymmetricTensor:
         if values.shape != (packed_size(n_dim, order),):
             raise InputError(f"a coupling of order {order} in {n_dim} variables must have {packed_size(n_dim, order)} unique "
                              f"entries, got an array of shape {values.shape}.")
-        _refuse_non_finite(values, f"coupling of order {order}")
-        values.setflags(write=False)
-        return PackedTensor(values, n_dim, order)
+        return _owned(values, n_dim, order)
 
     @classmethod
     def from_dense(cls, array) -> SymmetricTensor:
@@ -171,11 +169,10 @@ class SymmetricTensor:
         if metric is not None:
             root = np.linalg.cholesky(as_covariance(metric, "metric"))
             return self.transform(root).inner(other.transform(root))
-        if self.storage == "packed" == other.storage:
-            return float(np.sum(self.multiplicity * self.values * other.values))
-        if self.storage == "packed":
+        if self.storage == "packed" != other.storage:
             return other.inner(self)
-        return float(np.sum(self.multiplicity * self.values * other.at(self.indices)))
+        theirs = other.values if self.storage == "packed" else other.at(self.indices)
+        return float(np.einsum("i,i,i", self.multiplicity, self.values, theirs))
 
     def norm(self, metric=None) -> float:
         """Frobenius norm of the full tensor, with legs contracted by `metric` where one is given."""
@@ -231,7 +228,7 @@ class SymmetricTensor:
             return NotImplemented
         self._require_like(other)
         if "packed" in (self.storage, other.storage):
-            return SymmetricTensor.from_packed(self.packed + other.packed, self.n_dim, self.order)
+            return _owned(self.packed + other.packed, self.n_dim, self.order)
         return _economical(*sum_equal(np.concatenate([self.indices, other.indices]), np.concatenate([self.values, other.values])),
                            self.n_dim)
 
@@ -239,7 +236,7 @@ class SymmetricTensor:
         return self + (-1.0) * other
 
     def __mul__(self, factor: float) -> SymmetricTensor:
-        return self.with_values(factor * self.values)
+        return self._scaled(factor)
 
     __rmul__ = __mul__
 
@@ -301,6 +298,9 @@ class PackedTensor(SymmetricTensor):
         """The tensor with other values."""
         return SymmetricTensor.from_packed(values, self.n_dim, self.order)
 
+    def _scaled(self, factor: float) -> SymmetricTensor:
+        return _owned(factor * self.values, self.n_dim, self.order)
+
     def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
         rest = colex_indices(self.n_dim, self.order - other.order)
         result = np.zeros(len(rest))
@@ -338,6 +338,9 @@ class SparseTensor(SymmetricTensor):
             raise InputError(f"values must be one number per stored entry, {self.values.size} in all, got shape {values.shape}.")
         _refuse_non_finite(values, f"coupling of order {self.order}")
         return SparseTensor(self.indices, values, self.n_dim, self.order)
+
+    def _scaled(self, factor: float) -> SymmetricTensor:
+        return self.with_values(factor * self.values)
 
     def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
         """As a polynomial: choose which factors of each monomial are closed with B; all choices weigh the same."""
@@ -394,7 +397,14 @@ def _economical(indices: np.ndarray, values: np.ndarray, n_dim: int) -> Symmetri
     return SparseTensor(indices, values, n_dim, order)
 
 
+def _owned(values: np.ndarray, n_dim: int, order: int) -> SymmetricTensor:
+    """A packed tensor of an array that nobody else holds."""
+    _refuse_non_finite(values, f"coupling of order {order}")
+    values.setflags(write=False)
+    return PackedTensor(values, n_dim, order)
+
+
 def _pack(indices: np.ndarray, values: np.ndarray, n_dim: int, order: int) -> SymmetricTensor:
     packed = np.zeros(packed_size(n_dim, order))
     packed[colex_rank(indices)] = values
-    return SymmetricTensor.from_packed(packed, n_dim, order)
+    return _owned(packed, n_dim, order)
