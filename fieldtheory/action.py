@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from math import comb, factorial
+from math import factorial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import _kernels, files, memory
+from . import _kernels, files, memory, series
 from .arrays import _as_real, as_count, as_covariance, as_points, as_vector
 from .errors import FieldTheoryError, FileFormatError, GaugeError, InputError
 from .polynomial import Polynomial, polynomial
@@ -56,6 +56,8 @@ class Action:
         Of the Gaussian q = N(at, covariance); required by, and only by, ``normal_ordered``.
     names : sequence of str, optional
         One name per variable.
+    standard_error : mapping of int to SymmetricTensor, optional
+        By order, of the entries of couplings that were averaged or fitted; none by default.
 
     Raises
     ------
@@ -69,7 +71,7 @@ class Action:
     -0.6
     """
 
-    def __init__(self, couplings: Mapping, at=None, gauge: str = "exact", covariance=None, names=None):
+    def __init__(self, couplings: Mapping, at=None, gauge: str = "exact", covariance=None, names=None, standard_error=None):
         self.couplings = _checked_couplings(couplings)
         self.n_dim = _common_n_dim(self.couplings)
         self.at = np.zeros(self.n_dim) if at is None else as_vector(at, self.n_dim, "at").copy()
@@ -83,6 +85,7 @@ class Action:
         self.names = None if names is None else tuple(map(str, names))
         if self.names is not None and len(self.names) != self.n_dim:
             raise InputError(f"names must hold one name per variable, got {len(self.names)} for {self.n_dim} variables.")
+        self.standard_error = _checked_errors(standard_error or {}, self.couplings)
 
     @property
     def order(self) -> int:
@@ -138,7 +141,7 @@ class Action:
         """Coefficients of plain powers of x − at; they are the couplings except where those are normal-ordered."""
         if self.gauge != "normal_ordered":
             return self.couplings
-        return _gaussian_average(self.couplings, self.covariance, sign=-1.0)
+        return series.gaussian_average(self.couplings, self.covariance, sign=-1.0)
 
     def _evaluate(self, x) -> tuple[np.ndarray, np.ndarray]:
         x = as_points(x, self.n_dim)
@@ -158,7 +161,8 @@ class Action:
         lost = any(T.values.any() for k, T in self.couplings.items() if k > order)
         if not any(kept):
             kept[order] = SymmetricTensor.zeros(self.n_dim, order)
-        return self._like(kept, gauge="taylor" if lost and self.gauge == "exact" else self.gauge)
+        errors = {k: T for k, T in self.standard_error.items() if k <= order}
+        return self._like(kept, gauge="taylor" if lost and self.gauge == "exact" else self.gauge, standard_error=errors)
 
     def recenter(self, at) -> Action:
         """The same function, with its couplings at another base point.
@@ -170,7 +174,7 @@ class Action:
         """
         at = as_vector(at, self.n_dim, "at")
         self._require_exact("recentred")
-        return self._like(_shifted(self.couplings, at - self.at), at=at)
+        return self._like(series.shifted(self.couplings, at - self.at), at=at)
 
     def pullback(self, matrix, shift=None) -> Action:
         """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b; no determinant where M is not square.
@@ -206,7 +210,7 @@ class Action:
         """
         centred = self.recenter(mean)
         covariance = as_covariance(covariance)
-        averaged = _gaussian_average(centred.couplings, covariance, sign=1.0)
+        averaged = series.gaussian_average(centred.couplings, covariance, sign=1.0)
         return Action(averaged, centred.at, "normal_ordered", covariance, self.names)
 
     def vertex(self, order: int, at=None) -> SymmetricTensor:
@@ -298,6 +302,7 @@ class Action:
         sparse = {k: T for k, T in self.couplings.items() if T.storage == "sparse"}
         arrays = {f"coupling_{k}": T.values for k, T in self.couplings.items()} | {"at": self.at}
         arrays |= {f"indices_{k}": T.indices for k, T in sparse.items()}
+        arrays |= {f"error_{k}": T.packed for k, T in self.standard_error.items()}
         if self.covariance is not None:
             arrays["covariance"] = self.covariance
         header = {"n_dim": self.n_dim, "orders": sorted(self.couplings), "sparse": sorted(sparse), "gauge": self.gauge, "names": self.names,
@@ -311,7 +316,8 @@ class Action:
         try:
             n_dim, orders = as_count(header["n_dim"], "n_dim"), [as_count(k, "order", minimum=0) for k in header["orders"]]
             couplings = {k: _stored(arrays, n_dim, k, k in header.get("sparse", ())) for k in orders}
-            return cls(couplings, arrays["at"], header["gauge"], arrays.get("covariance"), header["names"])
+            errors = {k: SymmetricTensor.from_packed(arrays[f"error_{k}"], n_dim, k) for k in orders if f"error_{k}" in arrays}
+            return cls(couplings, arrays["at"], header["gauge"], arrays.get("covariance"), header["names"], errors)
         except (FieldTheoryError, KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(f"{path} must hold a complete action, its header and arrays do not fit together: "
                                   f"{error}") from None
@@ -334,8 +340,8 @@ class Action:
             return self.couplings[order]
         return SymmetricTensor.zeros(self.n_dim, order)
 
-    def _like(self, couplings: dict, at=None, gauge: str | None = None) -> Action:
-        return Action(couplings, self.at if at is None else at, gauge or self.gauge, self.covariance, self.names)
+    def _like(self, couplings: dict, at=None, gauge: str | None = None, standard_error=None) -> Action:
+        return Action(couplings, self.at if at is None else at, gauge or self.gauge, self.covariance, self.names, standard_error)
 
     def _require_exact(self, what: str) -> None:
         if self.gauge != "exact":
@@ -395,6 +401,14 @@ def _as_coupling(order: int, values) -> SymmetricTensor | float:
     return tensor
 
 
+def _checked_errors(errors: Mapping, couplings: Mapping) -> dict[int, SymmetricTensor]:
+    for k, T in errors.items():
+        if k not in couplings or (T.order, T.n_dim) != (k, couplings[k].n_dim):
+            raise InputError(f"standard_error must hold tensors like the couplings by their orders {list(couplings)}, got one of order "
+                             f"{T.order} and n_dim {T.n_dim} under key {k}.")
+    return dict(errors)
+
+
 def _common_n_dim(couplings: dict) -> int:
     sizes = {k: T.n_dim for k, T in couplings.items() if k > 0}
     if not sizes:
@@ -405,29 +419,3 @@ def _common_n_dim(couplings: dict) -> int:
     if isinstance(couplings.get(0), float):
         couplings[0] = SymmetricTensor.from_packed([couplings[0]], n_dim, 0)
     return n_dim
-
-
-def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray) -> dict[int, SymmetricTensor]:
-    """A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[·, …, ·, c, …, c]."""
-    vector, shifted = SymmetricTensor.from_packed(c, c.size, 1), {}
-    for m, T in couplings.items():
-        for k in range(m, -1, -1):
-            term = comb(m, k) * T
-            shifted[k] = shifted[k] + term if k in shifted else term
-            if k == 0 or not c.any():
-                break
-            T = T.contract(vector)
-    return dict(sorted(shifted.items()))
-
-
-def _gaussian_average(couplings: dict, covariance: np.ndarray, sign: float) -> dict[int, SymmetricTensor]:
-    """exp(± ½ Σ·∇²) of a polynomial: + averages over shifts N(0, Σ), − undoes it."""
-    pair, averaged = SymmetricTensor.from_dense(covariance), {}
-    for m, T in couplings.items():
-        for j in range(m // 2 + 1):
-            k = m - 2 * j
-            term = (sign**j * factorial(m) / (factorial(k) * factorial(j) * 2**j)) * T
-            averaged[k] = averaged[k] + term if k in averaged else term
-            if j < m // 2:
-                T = T.contract(pair)
-    return dict(sorted(averaged.items()))

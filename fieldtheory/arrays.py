@@ -168,6 +168,11 @@ class Columns:
         """Indices of the constant columns."""
         return np.setdiff1d(np.arange(self.constants.size), self.kept)
 
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the columns that vary, x0, x2, …; None if all vary."""
+        return None if self.dropped.size == 0 else tuple(f"x{i}" for i in self.kept)
+
     def drop(self, samples: np.ndarray) -> np.ndarray:
         """(..., n_columns) → (..., n_kept)."""
         return samples[..., self.kept]

@@ -26,7 +26,7 @@ import numpy as np
 from scipy import sparse
 
 from . import series
-from .action import Action, _shifted
+from .action import Action
 from .arrays import _as_real, _refuse_non_finite, as_count, as_vector
 from .errors import GaugeError, InputError
 from .tensors import SymmetricTensor
@@ -60,7 +60,7 @@ def pullback(action: Action, matrix, shift=None) -> Action:
     exact = action.gauge == "exact"
     at = np.zeros(M.shape[1]) if exact else _preimage(M, solve, action.at - b)
     rows = sparse.csr_array(M)
-    couplings = _shifted(action.couplings, b - action.at) if exact else action.couplings
+    couplings = series.shifted(action.couplings, b - action.at) if exact else action.couplings
     couplings = {k: T.transform(rows) for k, T in couplings.items()}
     if log_det is not None:
         constant = couplings[0][()] if 0 in couplings else 0.0

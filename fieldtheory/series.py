@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache, wraps
+from math import comb, factorial
 
 import numpy as np
 from scipy import sparse
@@ -118,6 +119,32 @@ def _monomials(f: np.ndarray) -> np.ndarray:
     n_out, *shape = f.shape
     positions = np.sort(np.indices(shape).reshape(len(shape), -1).T, axis=1)
     return (_adding(colex_rank(positions), packed_size(shape[0], len(shape))) @ f.reshape(n_out, -1).T).T
+
+
+def shifted(couplings: Mapping[int, SymmetricTensor], c: np.ndarray) -> dict[int, SymmetricTensor]:
+    """Couplings around a base point that is moved by c, A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[·, …, ·, c, …, c]."""
+    vector, shifted = SymmetricTensor.from_packed(c, c.size, 1), {}
+    for m, T in couplings.items():
+        for k in range(m, -1, -1):
+            term = comb(m, k) * T
+            shifted[k] = shifted[k] + term if k in shifted else term
+            if k == 0 or not c.any():
+                break
+            T = T.contract(vector)
+    return dict(sorted(shifted.items()))
+
+
+def gaussian_average(couplings: Mapping[int, SymmetricTensor], covariance: np.ndarray, sign: float) -> dict[int, SymmetricTensor]:
+    """exp(± ½ Σ·∇²) of a polynomial: sign + averages over shifts N(0, Σ), − undoes it."""
+    pair, averaged = SymmetricTensor.from_dense(covariance), {}
+    for m, T in couplings.items():
+        for j in range(m // 2 + 1):
+            k = m - 2 * j
+            term = (sign**j * factorial(m) / (factorial(k) * factorial(j) * 2**j)) * T
+            averaged[k] = averaged[k] + term if k in averaged else term
+            if j < m // 2:
+                T = T.contract(pair)
+    return dict(sorted(averaged.items()))
 
 
 def _check_series(series: Mapping[int, np.ndarray]) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import sparse
 
 from . import memory
-from .arrays import _as_real, _refuse_non_finite, as_count, as_covariance
+from .arrays import _as_real, _refuse_non_finite, as_count, as_covariance, as_vector
 from .errors import InputError
 from .packing import (
     colex_argsort,
@@ -41,6 +41,7 @@ from .packing import (
 __all__ = ["SymmetricTensor", "colex_indices", "colex_rank", "contraction_matrix", "leg_matrix", "multiplicity", "packed_size",
            "symmetrize"]
 
+_STORAGES = ("packed", "sparse")
 _SMALL = 2**17  # entries up to which a packed tensor is never worth avoiding: 1 MB
 
 
@@ -211,12 +212,16 @@ class SymmetricTensor:
             full = np.tensordot(full, matrix, axes=(0, 0))
         return SymmetricTensor.from_packed(full[tuple(colex_indices(n_new, self.order).T)], n_new, self.order)
 
-    def contract(self, other: SymmetricTensor) -> SymmetricTensor:
-        """R_I = Σ_J T_{I∪J} B_J, contraction with a symmetric tensor B of lower or equal order."""
-        if other.n_dim != self.n_dim or other.order > self.order:
-            raise InputError(f"a tensor must be contracted with one of the same n_dim {self.n_dim} and of order at most "
-                             f"{self.order}, got n_dim {other.n_dim} and order {other.order}.")
-        return self._contract(other)
+    def contract(self, *others):
+        """R_I = Σ_J T_{I∪J} B_J with symmetric tensors B; or T[v_1, …, v_r, ·, …] with vectors, as a number or a dense array."""
+        result, given = self, [isinstance(other, SymmetricTensor) for other in others]
+        for other, is_tensor in zip(others, given):
+            other = other if is_tensor else _as_tensor(other, self.n_dim)
+            if other.n_dim != self.n_dim or other.order > result.order:
+                raise InputError(f"a tensor must be contracted with one of the same n_dim {self.n_dim} and of order at most "
+                                 f"{result.order}, got n_dim {other.n_dim} and order {other.order}.")
+            result = result._contract(other)
+        return result if all(given) else result.dense() if result.order else float(result.values[0])
 
     def __add__(self, other: SymmetricTensor) -> SymmetricTensor:
         if not isinstance(other, SymmetricTensor):
@@ -347,7 +352,8 @@ class SparseTensor(SymmetricTensor):
         return _of_monomials(np.concatenate(rest), np.concatenate(closed), self.n_dim)
 
 
-_STORAGES = ("packed", "sparse")
+def _as_tensor(vector, n_dim: int) -> SymmetricTensor:
+    return SymmetricTensor.from_packed(as_vector(vector, n_dim, "vector"), n_dim, 1)
 
 
 def _as_indices(indices) -> np.ndarray:

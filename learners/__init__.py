@@ -9,13 +9,23 @@ from importlib import import_module as _import_module
 
 _HOME = {
     "DDPM": "diffusion",
+    "Glow": "flows",
     "Learner": "learner",
     "LinearDenoiser": "diffusion",
+    "NICE": "flows",
     "QuadraticFlow": "flows",
+    "RealNVP": "flows",
     "certify": "conversion",
+    "coupling_along": "conversion",
+    "factored_cubic": "conversion",
+    "leading_directions": "conversion",
     "load": "learner",
+    "normal_ordered": "conversion",
+    "project": "conversion",
+    "record_couplings": "conversion",
     "split_experiment": "split",
     "to_action": "conversion",
+    "trace_action": "conversion",
 }
 
 __all__ = sorted(_HOME)

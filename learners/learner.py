@@ -6,6 +6,7 @@ that never vary carry no density: they are left out at `fit`, and come back as c
 
 from __future__ import annotations
 
+import math
 from importlib import import_module
 from pathlib import Path
 
@@ -17,7 +18,11 @@ from fieldtheory import files
 from fieldtheory.arrays import Columns, as_count, as_points, as_samples
 from fieldtheory.errors import FileFormatError, InputError
 
-_CLASSES = {"QuadraticFlow": ".flows", "DDPM": ".diffusion"}
+from .parallel import local_gpu
+from .samples import HeldSamples, MappedSamples, Samples
+
+_CLASSES = {"DDPM": ".diffusion", "Glow": ".flows", "NICE": ".flows", "QuadraticFlow": ".flows", "RealNVP": ".flows"}
+_TOGETHER = 2**22  # numbers that go through the model at once
 
 
 class Learner(nn.Module):
@@ -97,22 +102,31 @@ class Learner(nn.Module):
     def _on_points(self, x, function) -> np.ndarray:
         """numpy (..., n_dim) → varying columns → torch (n, n_varying) → function → numpy (..., …)."""
         x = as_points(x, self.n_dim)
-        flat = torch.as_tensor(self.columns.drop(x).reshape(-1, self.columns.kept.size), device=self.device)
-        out = function(flat).detach().cpu().numpy()
+        out = self._in_parts(self.columns.drop(x).reshape(-1, self.columns.kept.size), function)
         return out.reshape(x.shape[:-1] + out.shape[1:])
+
+    def _in_parts(self, rows: np.ndarray, function) -> np.ndarray:
+        """A function of torch rows, not of more at a time than fit well."""
+        parts = torch.as_tensor(rows, device=self.device).split(max(1, _TOGETHER // rows.shape[1]))
+        return torch.cat([function(part).detach().cpu() for part in parts]).numpy()
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(iter([*self.parameters(), *self.buffers()])).device
 
-    def _accept(self, samples, min_samples: int = 2) -> np.ndarray:
-        """Checked samples without constant columns; the module is rebuilt if there are some."""
-        samples = as_samples(samples, min_samples=min_samples)
-        if samples.shape[1] != self.n_dim:
+    def _accept(self, samples, min_samples: int = 2) -> Samples:
+        """Checked samples without constant columns; the module is rebuilt for those that vary. Mapped arrays stay on disk."""
+        mapped = isinstance(samples, np.memmap)
+        samples = samples if mapped else as_samples(samples, min_samples=min_samples)
+        if samples.ndim == 2 and samples.shape[1] != self.n_dim:
             raise InputError(f"samples must have the learner's n_dim = {self.n_dim} columns, got {samples.shape[1]}.")
+        if mapped:
+            samples = MappedSamples(samples, min_samples)
+            self.set_columns(samples.columns)
+            return samples
         self.set_columns(Columns.of(samples))
-        return self.columns.drop(samples)
+        return HeldSamples(self.columns.drop(samples))
 
 
 def load(path) -> Learner:
@@ -128,13 +142,10 @@ def load(path) -> Learner:
     if not isinstance(name, str) or name not in _CLASSES:
         raise FileFormatError(f"{path} must hold one of the learners {', '.join(_CLASSES)}, it names {str(name)[:40]!r}.")
     try:
-        _refuse_oversized(header["config"], sum(a.size for a in arrays.values()))
-        learner = getattr(import_module(_CLASSES[name], __package__), name).from_config(**header["config"])
+        cls, config = getattr(import_module(_CLASSES[name], __package__), name), header["config"]
         columns = Columns(arrays["columns.kept"], arrays["columns.constants"])
-        _check_columns(columns, learner.n_dim)
-        if columns.dropped.size > 0:
-            learner.set_columns(columns)
-        learner.columns = columns
+        _refuse_oversized(cls, config, columns, arrays)
+        learner = _untrained(cls, config, columns)
         state = {key.removeprefix("state."): torch.from_numpy(v) for key, v in arrays.items() if key.startswith("state.")}
         if not all(torch.isfinite(value).all() for value in state.values()):
             raise ValueError("its weights are not finite")
@@ -146,12 +157,34 @@ def load(path) -> Learner:
     return learner
 
 
-def _refuse_oversized(config, n_values: int) -> None:
-    """A few bytes must not ask for more layers or dimensions than there are weights in the file."""
+def _untrained(cls: type[Learner], config: dict, columns: Columns) -> Learner:
+    learner = cls.from_config(**config)
+    _check_columns(columns, learner.n_dim)
+    if columns.dropped.size > 0:
+        learner.set_columns(columns)
+    learner.columns = columns
+    return learner
+
+
+def _refuse_oversized(cls: type[Learner], config: dict, columns: Columns, arrays: dict[str, np.ndarray]) -> None:
+    """A few bytes must not ask for more layers, dimensions or weights than the file holds; the meta device takes no memory."""
+    n_values = sum(a.size for a in arrays.values())
+    _refuse_large_numbers(config, n_values)
+    if config.get("n_layers", 0) > len(arrays):
+        raise ValueError(f"it asks for {config['n_layers']} layers with {len(arrays)} arrays")
+    if math.prod(size for size in config.get("shape") or [] if isinstance(size, int)) > max(1, columns.constants.size):
+        raise ValueError(f"it asks for images of shape {config['shape']} with {columns.constants.size} columns")
+    with torch.device("meta"):
+        n_weights = sum(value.numel() for value in _untrained(cls, config, columns).state_dict().values())
+    if n_weights > n_values:
+        raise ValueError(f"it asks for {n_weights} weights with {n_values} numbers")
+
+
+def _refuse_large_numbers(config, n_values: int) -> None:
     if isinstance(config, int) and config > n_values:
         raise ValueError(f"it asks for a size of {config} with {n_values} numbers")
     for entry in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
-        _refuse_oversized(entry, n_values)
+        _refuse_large_numbers(entry, n_values)
 
 
 def _check_columns(columns: Columns, n_dim: int) -> None:
@@ -164,7 +197,7 @@ def _check_columns(columns: Columns, n_dim: int) -> None:
 def resolve_device(device: str) -> torch.device:
     """``auto`` is the GPU where there is one, else the CPU; raises `InputError` on an unknown or missing device."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return local_gpu() if torch.cuda.is_available() else torch.device("cpu")
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError):

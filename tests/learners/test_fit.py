@@ -10,7 +10,7 @@ import torch
 from fieldtheory.errors import FileFormatError, InputError
 from learners import QuadraticFlow
 from learners.fit import Training, TrainingError
-from learners.flows.layers import pack
+from learners.flows import TailLayer
 from learners.flows.quadratic_gradient import mean_loss
 
 SAMPLES = QuadraticFlow.random(3, 2, seed=0).sample(2000, seed=1)
@@ -19,10 +19,15 @@ POINTS = TRUE_MEAN + np.random.default_rng(1).normal(size=(500, 2))
 
 
 def _stacked(flows):
-    parts = [np.stack([[layer[i] for layer in flow.weights] for flow in flows]) for i in range(2)]
-    chi = np.stack([[pack(layer[2]) for layer in flow.weights] for flow in flows])
-    arrays = {"W": parts[0], "b": parts[1][..., None], "chi": chi}
-    return {name: torch.tensor(a, requires_grad=True) for name, a in arrays.items()}
+    """Weights of flows as `mean_loss` takes them."""
+    names = {"W": "weight", "b": "bias", "chi": "chi", "p": "log_power"}
+    found = {}
+    for name, ending in names.items():
+        rows = [[p.detach() for key, p in flow.named_parameters() if key.endswith(ending)] for flow in flows]
+        if rows[0]:
+            found[name] = torch.stack([torch.stack(row) for row in rows])
+            found[name] = (found[name][..., None] if name in "bp" else found[name]).requires_grad_()
+    return found
 
 
 def _square(weights, batch):
@@ -34,9 +39,22 @@ def _starts(*values):
     return {"w": torch.tensor(values, dtype=torch.float64)}
 
 
-@pytest.mark.parametrize("n_dim, n_layers, n_starts", [(2, 1, 1), (3, 2, 2), (4, 3, 1), (5, 4, 3)])
-def test_loss_and_gradient_are_those_of_autograd_through_the_layers(n_dim, n_layers, n_starts):
-    flows = [QuadraticFlow.random(n_dim, n_layers, seed=seed) for seed in range(n_starts)]
+def _teacher(n_dim, n_layers, tails, seed):
+    """A random quadratic flow, with tails of random powers if asked for."""
+    rng, plain = np.random.default_rng(seed), QuadraticFlow.random(n_dim, n_layers, seed=seed)
+    flow = QuadraticFlow(n_dim, n_layers, tails=tails)
+    with torch.no_grad():
+        for mine, theirs in zip((m for m in flow.layers if not isinstance(m, TailLayer)), plain.layers):
+            mine.load_state_dict(theirs.state_dict())
+        for tail in (m for m in flow.layers if isinstance(m, TailLayer)):
+            tail.log_power.copy_(torch.from_numpy(0.3 * rng.normal(size=n_dim)))
+    return flow
+
+
+@pytest.mark.parametrize("n_dim, n_layers, n_starts, tails", [
+    (2, 1, 1, False), (3, 2, 2, False), (4, 3, 1, False), (5, 4, 3, False), (2, 1, 2, True), (5, 3, 1, True)])
+def test_loss_and_gradient_are_those_of_autograd_through_the_layers(n_dim, n_layers, n_starts, tails):
+    flows = [_teacher(n_dim, n_layers, tails, seed) for seed in range(n_starts)]
     x = torch.tensor(np.random.default_rng(0).normal(size=(11, n_dim)))
     weights = _stacked(flows)
     losses = mean_loss(weights, x)
@@ -46,16 +64,19 @@ def test_loss_and_gradient_are_those_of_autograd_through_the_layers(n_dim, n_lay
         expected = -flow._log_prob(x).mean() / n_dim
         (upstream[start] * expected).backward()
         assert float(losses[start].detach()) == pytest.approx(float(expected.detach()), rel=1e-13)
-        for i, (linear, quadratic) in enumerate(zip(flow.layers[::2], flow.layers[1::2])):
-            for name, parameter in (("W", linear.weight), ("b", linear.bias[:, None]), ("chi", quadratic.chi)):
-                autograd = linear.bias.grad[:, None] if name == "b" else parameter.grad
-                np.testing.assert_allclose(weights[name].grad[start, i], autograd, rtol=1e-10, atol=1e-12)
+        found = {"W": [], "b": [], "chi": [], "p": []}
+        for name, parameter in flow.named_parameters():
+            found[{"weight": "W", "bias": "b", "chi": "chi", "log_power": "p"}[name.split(".")[-1]]].append(parameter.grad)
+        for name, value in weights.items():
+            autograd = torch.stack(found[name]).reshape(value.grad[start].shape)
+            np.testing.assert_allclose(value.grad[start], autograd, rtol=1e-10, atol=1e-12)
 
 
-def test_gradient_is_the_slope_of_the_loss():
-    weights = _stacked([QuadraticFlow.random(3, 2, seed=seed) for seed in (0, 1)])
+@pytest.mark.parametrize("tails", [False, True])
+def test_gradient_is_the_slope_of_the_loss(tails):
+    weights = _stacked([_teacher(3, 2, tails, seed) for seed in (0, 1)])
     x = torch.tensor(np.random.default_rng(0).normal(size=(4, 3)))
-    torch.autograd.gradcheck(lambda W, b, chi: mean_loss({"W": W, "b": b, "chi": chi}, x), tuple(weights.values()))
+    torch.autograd.gradcheck(lambda *parts: mean_loss(dict(zip(weights, parts)), x), tuple(weights.values()))
 
 
 def test_steps_are_those_of_torch_with_the_schedule_and_the_clip():
@@ -63,7 +84,7 @@ def test_steps_are_those_of_torch_with_the_schedule_and_the_clip():
     starts = torch.tensor(np.random.default_rng(0).normal(size=(4, 2)) * [[1], [1], [30], [30]])
     n_steps = 50
     training = Training(_square, {"w": starts}, POINTS, n_steps=n_steps, batch_size=32)
-    batches = training._batches()
+    batches = training.batches.after(0)
     used = [next(batches) for _ in range(n_steps)]
     for _ in range(n_steps):
         training._advance(used[training.step])
@@ -85,23 +106,23 @@ def test_a_fit_finds_the_minimum():
     """The weights end at the mean of the training points, up to the rate's last steps."""
     training = Training(_square, _starts([0.0, 0.0]), POINTS, n_steps=2000, batch_size=10_000)
     training.run()
-    np.testing.assert_allclose(training.now[0].detach(), training.training.mean(0), atol=1e-4)
+    np.testing.assert_allclose(training.now[0].detach(), training.batches.training.mean(0), atol=1e-4)
 
 
 def test_validation_points_are_a_tenth_and_not_trained_on():
     training = Training(_square, _starts([0.0, 0.0]), POINTS, seed=3)
-    together = np.concatenate([training.training, training.validation])
-    assert len(training.validation) == 50
+    together = np.concatenate([training.batches.training, training.batches.validation])
+    assert len(training.batches.validation) == 50
     np.testing.assert_array_equal(np.sort(together, axis=0), np.sort(POINTS, axis=0))
 
 
 def test_each_epoch_visits_every_point_once_in_a_new_order():
     training = Training(_square, _starts([0.0, 0.0]), POINTS, batch_size=90)
-    batches = training._batches()
+    batches = training.batches.after(0)
     first, second = (np.concatenate([next(batches) for _ in range(5)]) for _ in range(2))
     assert not np.array_equal(first, second)
     for epoch in (first, second):
-        np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(training.training, axis=0))
+        np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(training.batches.training, axis=0))
 
 
 def test_starts_do_not_see_each_other():
@@ -131,7 +152,7 @@ def test_the_best_start_by_validation_is_kept():
 def test_the_best_weights_are_those_of_the_best_validation():
     flow = QuadraticFlow(3, 2).fit(SAMPLES[:60], n_steps=600, batch_size=54)
     best, last = min(flow.history["validation"]), flow.history["validation"][-1]
-    held_out = Training(_square, _starts([0.0, 0.0]), SAMPLES[:60]).validation.numpy()
+    held_out = Training(_square, _starts([0.0, 0.0]), SAMPLES[:60]).batches.validation.numpy()
     assert best < last
     assert -flow.log_prob(held_out).mean() / 3 == pytest.approx(best, rel=1e-12)
 
@@ -232,7 +253,7 @@ def test_an_interrupted_fit_leaves_the_best_weights_so_far(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         flow.fit(SAMPLES, n_steps=1000)
     assert flow.history["step"] == [100, 200]
-    held_out = Training(_square, _starts([0.0, 0.0]), SAMPLES).validation.numpy()
+    held_out = Training(_square, _starts([0.0, 0.0]), SAMPLES).batches.validation.numpy()
     assert -flow.log_prob(held_out).mean() / 3 == pytest.approx(min(flow.history["validation"]), rel=1e-12)
 
 

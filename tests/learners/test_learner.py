@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import learners
 from fieldtheory import Action, files
 from fieldtheory.errors import FieldTheoryError, FileFormatError, InputError
-from learners import Learner, QuadraticFlow
+from learners import NICE, Glow, Learner, QuadraticFlow, RealNVP
 
 RNG = np.random.default_rng(0)
 SAMPLES = RNG.normal(size=(200, 3))
@@ -22,6 +22,12 @@ LEARNERS = {
     "teacher": lambda: QuadraticFlow.random(3, 2, seed=1),
     "own choice of what is read": lambda: QuadraticFlow(3, 2, read=[[2], [0, 1]]),
     "fitted": lambda: QuadraticFlow(3, 2).fit(SAMPLES, n_steps=100),
+    "with tails": lambda: QuadraticFlow(3, 2, tails=True).fit(SAMPLES, n_steps=20),
+    "NICE": lambda: NICE(3, 2, (4, 4)).fit(SAMPLES, n_steps=20),
+    "RealNVP": lambda: RealNVP(5, 2, (4,), "silu").fit(WITH_CONSTANTS, n_steps=20),
+    "RealNVP without mixing": lambda: RealNVP(3, 2, (4,), mix=False).fit(SAMPLES, n_steps=20, device="cpu"),
+    "Glow": lambda: Glow(n_dim=3, n_layers=2, hidden=4).fit(SAMPLES, n_steps=20, n_starts=2),
+    "Glow of images": lambda: Glow((1, 4, 4), n_layers=1, hidden=4).fit(RNG.normal(size=(50, 16)), n_steps=20),
     "fitted with constant columns": lambda: QuadraticFlow(5, 2).fit(WITH_CONSTANTS, n_steps=100),
 }
 
@@ -173,9 +179,9 @@ INCOMPLETE = "must hold a complete QuadraticFlow, its header and weights do not 
 
 
 @pytest.mark.parametrize("change, message", [
-    (_set("header", "class", "os.system"), "must hold one of the learners QuadraticFlow, DDPM, it names 'os.system'"),
+    (_set("header", "class", "os.system"), "must hold one of the learners DDPM, Glow, NICE, QuadraticFlow, RealNVP, it names 'os.system'"),
     (_set("header", "class", ["QuadraticFlow"]), "must hold one of the learners"),
-    (_remove("header", "class"), "must hold one of the learners QuadraticFlow, DDPM, it names 'None'"),
+    (_remove("header", "class"), "must hold one of the learners DDPM, Glow, NICE, QuadraticFlow, RealNVP, it names 'None'"),
     (_remove("header", "config"), INCOMPLETE),
     (_remove("header", "history"), INCOMPLETE),
     (_set("header", "history", [1]), INCOMPLETE),
@@ -206,6 +212,41 @@ def test_a_hostile_file_gets_one_sentence(saved, change, message):
         learners.load(saved)
     assert "\n" not in str(caught.value)
     assert str(saved) in str(caught.value)
+
+
+@pytest.mark.parametrize("name, change, message", [
+    ("NICE", _set("header", "config", "n_layers", 50), "it asks for 50 layers with 17 arrays"),
+    ("NICE", _set("header", "config", "n_dim", 4), "its columns are inconsistent"),
+    ("NICE", _set("header", "config", "hidden", [90, 90, 90]), "weights with "),
+    ("NICE", _set("header", "config", "hidden", ["8"]), "hidden must be a whole number of at least 1, got '8'."),
+    ("NICE", _set("header", "config", "unit", "__import__"), "unit must be one of tanh, softplus, silu, got '__import__'."),
+    ("RealNVP", _set("header", "config", "mix", False), "Missing key"),
+    ("Glow", _set("arrays", "state.layers.2.lu.permutation", np.array([0, 1, 1])), "a permutation must name every variable once"),
+    ("Glow", _set("header", "config", "n_dim", 10**9), "it asks for a size of 1000000000 with"),
+    ("Glow of images", _set("header", "config", "shape", [1, 512, 512]), "it asks for images of shape [1, 512, 512] with 16 columns"),
+    ("Glow of images", _set("header", "config", "n_scales", 3), "n_scales must be at most 2"),
+    ("Glow of images", _set("header", "config", "shape", None), "Glow must be given shape or n_dim"),
+    ("with tails", _set("header", "config", "tails", False), "Unexpected key"),
+])
+def test_hostile_files_of_flows_get_one_sentence(tmp_path, name, change, message):
+    path = LEARNERS[name]().save(tmp_path / "learner.safetensors")
+    arrays, header = _parts(path)
+    change(arrays, header)
+    del header["kind"], header["format"]
+    files.write(path, "learner", arrays, header)
+    with pytest.raises(FileFormatError, match=re.escape(message)):
+        learners.load(path)
+
+
+def test_a_header_takes_no_memory_before_it_is_believed(tmp_path):
+    """A file of a few megabytes that asks for a matrix of 800 GB."""
+    n = 300_000
+    path = tmp_path / "learner.safetensors"
+    arrays = {"columns.kept": np.arange(n), "columns.constants": np.zeros(n)}
+    for name, config in (("QuadraticFlow", {"n_dim": n, "n_layers": 1}), ("RealNVP", {"n_dim": n, "n_layers": 1})):
+        files.write(path, "learner", arrays, {"class": name, "config": config, "history": {}})
+        with pytest.raises(FileFormatError, match=r"it asks for \d+ weights with 600000 numbers"):
+            learners.load(path)
 
 
 def test_saving_into_a_missing_folder_is_refused(tmp_path):
