@@ -5,10 +5,10 @@
 
 The number is the smallest effective sample size over x_i, x_i² and Σ x_i, per second of the processor (so that other programs matter
 less), the best of three runs. Everybody computes in float64 on one core. What the peers get: densities written for them by hand
-(lattice shifts for φ⁴; for dense couplings a matrix of pairs, twice as fast as einsum of the tensors); their own window adaptation
-with diagonal and dense mass; NUTS with 1 to 64 chains and HMC with 64, vectorized; for HMC the path length and the number of steps
-by search, with their default integrator and with their two-stage one. emcee's walkers are evaluated by our own kernel. The targets
-stand in the output; what is asserted holds on a busy machine.
+(lattice shifts for φ⁴; for dense couplings a matrix of pairs, twice as fast as einsum of the tensors); their own window adaptation with
+diagonal and dense mass; NUTS with 1 to 64 chains and HMC with 64, vectorized; for HMC the path length and the number of steps by search,
+with their default integrator and with their two-stage one. emcee's walkers are evaluated by our own kernel. The targets stand in the
+output; what is asserted holds on a busy machine.
 """
 
 import os

@@ -14,8 +14,9 @@ from scipy.integrate import quad
 
 import fieldtheory as ft
 from fieldtheory.errors import ConvergenceWarning, InputError, NotNormalizableError
-from fieldtheory.sampling import effective_sample_size, thinned_chains
+from fieldtheory.sampling import HMC, NUTS, effective_sample_size, thinned_chains
 from fieldtheory.sampling.draw import _checked_chains
+from fieldtheory.sampling.walkers import Draws
 
 CHAIN = json.loads((pathlib.Path(__file__).parents[1] / "data/sampling.json").read_text())["periodic_chain"]
 SAMPLERS = {
@@ -96,6 +97,18 @@ def test_moments(theory, sampler):
     S, moments = theory()
     z = z_scores(ft.sample_chains(S, seed=0, **SAMPLERS[sampler])["x"].values, moments)
     assert np.abs(z).max() < 4.5
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.6, 2.2])
+@pytest.mark.parametrize("sampler", [HMC, NUTS])
+def test_no_step_is_too_long_to_be_right(sampler, factor):
+    """A coarse step is refused more often, and its points weigh differently: the moments are right all the same."""
+    S, moments = one_quartic_variable()
+    chains, draws = sampler(S, 8, np.random.default_rng(0)).warm_up("diagonal"), Draws.blank(8000, 1, 8)
+    chains.step_size *= factor
+    assert factor == 1 or chains.fill(draws) < 0.8
+    chains.fill(draws)
+    assert np.abs(z_scores(draws.by_chain(), moments)).max() < 4.5
 
 
 @pytest.mark.parametrize("method", ["hmc", "nuts", "tempering"])

@@ -112,8 +112,9 @@ def first_turn_by_brute_force(v):
 @pytest.mark.parametrize("seed", range(40))
 def test_open_parts_of_the_tree_against_brute_force(seed):
     rng = np.random.default_rng(seed)
-    angles = np.cumsum(rng.uniform(0, 0.6, size=16))
+    angles = np.cumsum(rng.uniform(0, 0.2 * 1.1**seed, size=16))  # from no turn at all to turns between neighbours
     v = np.stack([np.cos(angles), np.sin(angles), 0.2 * rng.normal(size=16)], axis=1)
+    v *= rng.lognormal(sigma=0.5, size=(16, 1))  # two points turn back only if the second is the faster
     v_open, sum_open, v_sum, found = np.empty((5, 3)), np.empty((5, 3)), np.zeros((3, 1)), None
     for leaf in range(16):
         v_sum += v[leaf][:, None]
