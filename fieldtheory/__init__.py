@@ -32,8 +32,8 @@ _HOME = {
     "sample_chains": "sampling",
 }
 _MODULES = ("arrays", "assembly", "calculus", "errors", "files", "flow_equation", "generalization", "graphs", "normalizability", "plots",
-            "polarization", "projection", "sampling", "series", "stationary", "symbolic", "symmetries", "tape", "tensors", "text", "theories",
-            "units")
+            "polarization", "projection", "sampling", "series", "stationary", "symbolic", "symmetries", "tape", "tensors", "text",
+            "theories", "units")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 
