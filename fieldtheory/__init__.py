@@ -21,6 +21,7 @@ _HOME = {
     "Action": "action",
     "Comparison": "comparison",
     "Estimate": "estimation",
+    "FactoredCubic": "factored",
     "NoiseSchedule": "schedule",
     "SymbolicAction": "symbolic",
     "SymmetricTensor": "tensors",
@@ -31,7 +32,8 @@ _HOME = {
     "sample_chains": "sampling",
 }
 _MODULES = ("arrays", "assembly", "calculus", "errors", "files", "flow_equation", "generalization", "graphs", "normalizability", "plots",
-            "sampling", "series", "stationary", "symbolic", "symmetries", "tensors", "text", "theories", "units")
+            "polarization", "projection", "sampling", "series", "stationary", "symbolic", "symmetries", "tape", "tensors", "text",
+            "theories", "units")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

@@ -16,12 +16,15 @@ from itertools import product
 import numpy as np
 from scipy import sparse
 
+from . import memory
 from .packing import colex_indices, colex_rank, packed_size
 from .tensors import SymmetricTensor
 
 
 def directions(n_dim: int, order: int) -> np.ndarray:
     """The points e_{i1} + … + e_{im} in the order of the entries they determine, shape (packed_size(n_dim, m), n_dim)."""
+    memory.require(8 * packed_size(n_dim, order) * n_dim, f"the directions that determine order {order} in {n_dim} variables",
+                   "ask for the coupling along a few directions")
     indices, points = colex_indices(n_dim, order), np.zeros((packed_size(n_dim, order), n_dim))
     for column in indices.T:
         points[np.arange(len(points)), column] += 1.0

@@ -27,7 +27,7 @@ from .taylor import taylor
 
 _OWN_SAMPLES = 10_000
 _AGREE = 0.9  # cosine above which couplings of two gauges are called the same
-_EFFECTIVE = 100.0
+_EFFECTIVE = 1000.0  # samples that the integral must rest on
 
 
 @dataclass(frozen=True)

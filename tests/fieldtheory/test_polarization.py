@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fieldtheory import SymmetricTensor
+from fieldtheory.errors import InputError
 from fieldtheory.polarization import directions, from_slopes
 from fieldtheory.tensors import packed_size
 
@@ -19,6 +20,11 @@ def test_a_tensor_comes_back_from_its_slopes(n_dim, order):
 def test_directions_are_sums_of_unit_vectors():
     np.testing.assert_array_equal(directions(2, 2), [[2, 0], [1, 1], [0, 2]])
     np.testing.assert_array_equal(directions(3, 0), [[0, 0, 0]])
+
+
+def test_directions_that_would_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"directions that determine order 3 in 700 variables must fit in memory, .* along a few"):
+        directions(700, 3)
 
 
 def test_what_is_not_symmetric_is_averaged_out():
