@@ -391,21 +391,3 @@ def _add_head_pairs(head, x, s, out):
                             P[c] *= x[head[d], c]
                 for c in range(s.size):
                     out[head[a], head[b], c] += P[c]
-
-
-@njit(cache=True, error_model="numpy")
-def leapfrog(poly, x, p, value, score, inverse_mass, step, n_steps):
-    """Advance all lanes by `n_steps` leapfrog steps in place, and leave value and score at the end point.
-
-    inverse_mass is (n_dim, 1) for a diagonal and (n_dim, n_dim) for a dense mass; `score` must be that of x.
-    """
-    diagonal = inverse_mass.shape[1] == 1
-    for _ in range(n_steps):
-        p += 0.5 * step * score
-        if diagonal:
-            x += step * inverse_mass * p
-        else:
-            x += step * np.dot(inverse_mass, p)
-        value[:] = 0.0
-        value_and_score(poly, x, value, score)
-        p += 0.5 * step * score
