@@ -22,7 +22,7 @@ from numba import njit
 _BLOCK = 128  # sites whose running values stay in the cache
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", inline="always")  # a call would count references to all arrays of the polynomial
 def value_and_score(poly, x, value, score):
     """Add S(x) without its constant to `value` (n_lanes,) and overwrite `score` (n_dim, n_lanes)."""
     if x.shape[1] == 1:  # along sites and couplings instead; each part a function of its arrays, because calls count references
