@@ -21,15 +21,19 @@ _HOME = {
     "Action": "action",
     "Comparison": "comparison",
     "Estimate": "estimation",
+    "FactoredCubic": "factored",
     "NoiseSchedule": "schedule",
+    "SymbolicAction": "symbolic",
     "SymmetricTensor": "tensors",
     "compare": "comparison",
     "estimate": "estimation",
+    "parse_action": "text",
     "sample": "sampling",
     "sample_chains": "sampling",
 }
-_MODULES = ("arrays", "errors", "files", "generalization", "graphs", "normalizability", "plots", "sampling", "series", "symmetries",
-            "tensors", "theories")
+_MODULES = ("arrays", "assembly", "calculus", "errors", "files", "flow_equation", "generalization", "graphs", "normalizability", "plots",
+            "polarization", "projection", "sampling", "series", "stationary", "symbolic", "symmetries", "tape", "tensors", "text",
+            "theories", "units")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

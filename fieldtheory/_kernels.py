@@ -19,15 +19,22 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-_BLOCK = 512  # sites whose running values stay in the cache
-_SMALL = 1024  # entries of a matrix below which plain loops beat a call of BLAS for a single lane
+_BLOCK = 128  # sites whose running values stay in the cache
 
 
 @njit(cache=True, error_model="numpy")
 def value_and_score(poly, x, value, score):
     """Add S(x) without its constant to `value` (n_lanes,) and overwrite `score` (n_dim, n_lanes)."""
-    if x.shape[1] == 1:
-        _single(poly, x.reshape(x.size), value, score.reshape(score.size))
+    if x.shape[1] == 1:  # along sites and couplings instead; each part a function of its arrays, because calls count references
+        point, slope = x.reshape(x.size), score.reshape(score.size)
+        _onsite_single(poly.onsite, point, value, slope)
+        if poly.bond_ptr.size:
+            _bonds_single(poly.neighbours, poly.bonds, poly.bond_ptr, point, value, slope)
+        if poly.tails.size:
+            _fibers_single(poly.heads, poly.head_ptr, poly.tails, poly.weights, poly.entry_ptr, point, value, slope)
+        if poly.sizes.size:
+            _squares_single(poly.sizes, poly.group_ptr, poly.square_heads, poly.square_head_ptr, poly.squares, poly.square_ptr, point,
+                            value, slope)
         return
     _onsite_lanes(poly.onsite, x, value, score)
     _bond_lanes(poly, x, value, score)
@@ -146,81 +153,85 @@ def _close(head, x, P, s, value, score):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _single(poly, x, value, score):
-    """All parts for one lane, vectorized along sites and couplings."""
-    value[0] += _onsite_single(poly.onsite, x, score)
-    for j in range(poly.bond_ptr.size - 1):
-        pull, here = 0.0, x[j]
-        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
-            pull += poly.bonds[e] * x[poly.neighbours[e]]
-            score[poly.neighbours[e]] += poly.bonds[e] * here
-        score[j] += pull
-        value[0] += pull * here
-    for f in range(poly.head_ptr.size - 1):
-        head = poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
-        P, s = _product_single(head, -1, x), 0.0
-        for e in range(poly.entry_ptr[f], poly.entry_ptr[f + 1]):
-            score[poly.tails[e]] += poly.weights[e] * P
-            s += poly.weights[e] * x[poly.tails[e]]
-        _close_single(head, x, P * s, s, value, score)
-    room = np.empty(_most_rows(poly))
-    for g in range(poly.sizes.size):
-        q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
-        y = room[: (last - first) * q]
-        _rows_times(poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]], x[:q], y)
-        for f in range(first, last):
-            head = poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]]
-            P, s = _product_single(head, -1, x), 0.0
-            for i in range(q):
-                s += x[i] * y[(f - first) * q + i]
-                score[i] += 2.0 * P * y[(f - first) * q + i]
-            _close_single(head, x, P * s, s, value, score)
-
-
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _onsite_single(onsite, x, score):
-    """Horner's rule in blocks of sites, power by power; overwrites `score` and returns S."""
-    S, total = np.empty(_BLOCK), 0.0
-    for start in range(0, x.size, _BLOCK):
-        here, slope = x[start : start + _BLOCK], score[start : start + _BLOCK]
-        S[:], slope[:] = 0.0, 0.0
-        for a in range(onsite.shape[0] - 1, -1, -1):
-            c = onsite[a, start : start + _BLOCK]
+def _onsite_single(onsite, x, value, score):
+    """Horner's rule in blocks of sites, power by power; overwrites `score`."""
+    top, size, total = onsite.shape[0] - 1, min(_BLOCK, x.size), 0.0
+    S = np.empty(size)
+    for start in range(0, x.size, size):
+        here, slope, c = x[start : start + size], score[start : start + size], onsite[top, start : start + size]
+        for i in range(here.size):
+            S[i], slope[i] = c[i], 0.0
+        for a in range(top - 1, -1, -1):
+            c = onsite[a, start : start + size]
             for i in range(here.size):
                 slope[i] = slope[i] * here[i] + S[i]
                 S[i] = S[i] * here[i] + c[i]
         for i in range(here.size):
             slope[i] = slope[i] * here[i] + S[i]
             total += S[i] * here[i]
-    return total
+    value[0] += total
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _rows_times(matrix, x, y):
-    if matrix.size > _SMALL:
-        np.dot(matrix.reshape(y.size, x.size), x, y)
-        return
-    for r in range(y.size):
-        s = 0.0
-        for i in range(x.size):
-            s += matrix[r * x.size + i] * x[i]
-        y[r] = s
+def _bonds_single(neighbours, bonds, bond_ptr, x, value, score):
+    total = 0.0
+    for j in range(bond_ptr.size - 1):
+        pull, here = 0.0, x[j]
+        for e in range(bond_ptr[j], bond_ptr[j + 1]):
+            pull += bonds[e] * x[neighbours[e]]
+            score[neighbours[e]] += bonds[e] * here
+        score[j] += pull
+        total += pull * here
+    value[0] += total
 
 
-@njit(cache=True, error_model="numpy")
-def _product_single(head, left_out, x):
-    P = 1.0
-    for a in range(head.size):
-        if a != left_out:
-            P *= x[head[a]]
-    return P
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _fibers_single(heads, head_ptr, tails, weights, entry_ptr, x, value, score):
+    for f in range(head_ptr.size - 1):
+        P, s = 1.0, 0.0
+        for a in range(head_ptr[f], head_ptr[f + 1]):
+            P *= x[heads[a]]
+        for e in range(entry_ptr[f], entry_ptr[f + 1]):
+            score[tails[e]] += weights[e] * P
+            s += weights[e] * x[tails[e]]
+        value[0] += P * s
+        for a in range(head_ptr[f], head_ptr[f + 1]):
+            others = s
+            for b in range(head_ptr[f], head_ptr[f + 1]):
+                if b != a:
+                    others *= x[heads[b]]
+            score[heads[a]] += others
 
 
-@njit(cache=True, error_model="numpy")
-def _close_single(head, x, Ps, s, value, score):
-    value[0] += Ps
-    for a in range(head.size):
-        score[head[a]] += s * _product_single(head, a, x)
+@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _squares_single(sizes, group_ptr, heads, head_ptr, squares, square_ptr, x, value, score):
+    """s = Σ_ij B_ij (x xᵀ)_ij and ∂_{<q} S = 2 (Σ P B) x: two passes over each matrix, as one long vector."""
+    outer, weighted = np.empty(sizes.max() ** 2), np.empty(sizes.max() ** 2)
+    for g in range(sizes.size):
+        q, at = sizes[g], square_ptr[g]
+        for i in range(q):
+            for j in range(q):
+                outer[i * q + j], weighted[i * q + j] = x[i] * x[j], 0.0
+        for f in range(group_ptr[g], group_ptr[g + 1]):
+            P, s, B = 1.0, 0.0, squares[at : at + q * q]
+            at += q * q
+            for a in range(head_ptr[f], head_ptr[f + 1]):
+                P *= x[heads[a]]
+            for e in range(B.size):
+                s += B[e] * outer[e]
+                weighted[e] += P * B[e]
+            value[0] += P * s
+            for a in range(head_ptr[f], head_ptr[f + 1]):
+                others = s
+                for b in range(head_ptr[f], head_ptr[f + 1]):
+                    if b != a:
+                        others *= x[heads[b]]
+                score[heads[a]] += others
+        for i in range(q):
+            pull = 0.0
+            for j in range(q):
+                pull += weighted[i * q + j] * x[j]
+            score[i] += 2.0 * pull
 
 
 @njit(cache=True, error_model="numpy")
@@ -380,21 +391,3 @@ def _add_head_pairs(head, x, s, out):
                             P[c] *= x[head[d], c]
                 for c in range(s.size):
                     out[head[a], head[b], c] += P[c]
-
-
-@njit(cache=True, error_model="numpy")
-def leapfrog(poly, x, p, value, score, inverse_mass, step, n_steps):
-    """Advance all lanes by `n_steps` leapfrog steps in place, and leave value and score at the end point.
-
-    inverse_mass is (n_dim, 1) for a diagonal and (n_dim, n_dim) for a dense mass; `score` must be that of x.
-    """
-    diagonal = inverse_mass.shape[1] == 1
-    for _ in range(n_steps):
-        p += 0.5 * step * score
-        if diagonal:
-            x += step * inverse_mass * p
-        else:
-            x += step * np.dot(inverse_mass, p)
-        value[:] = 0.0
-        value_and_score(poly, x, value, score)
-        p += 0.5 * step * score

@@ -21,12 +21,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from math import comb, factorial
+from math import factorial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import _kernels, files, memory
+from . import _kernels, files, memory, series
 from .arrays import _as_real, as_count, as_covariance, as_points, as_vector
 from .errors import FieldTheoryError, FileFormatError, GaugeError, InputError
 from .polynomial import Polynomial, polynomial
@@ -56,6 +56,8 @@ class Action:
         Of the Gaussian q = N(at, covariance); required by, and only by, ``normal_ordered``.
     names : sequence of str, optional
         One name per variable.
+    standard_error : mapping of int to SymmetricTensor, optional
+        By order, of the entries of couplings that were averaged or fitted; none by default.
 
     Raises
     ------
@@ -69,7 +71,7 @@ class Action:
     -0.6
     """
 
-    def __init__(self, couplings: Mapping, at=None, gauge: str = "exact", covariance=None, names=None):
+    def __init__(self, couplings: Mapping, at=None, gauge: str = "exact", covariance=None, names=None, standard_error=None):
         self.couplings = _checked_couplings(couplings)
         self.n_dim = _common_n_dim(self.couplings)
         self.at = np.zeros(self.n_dim) if at is None else as_vector(at, self.n_dim, "at").copy()
@@ -83,6 +85,7 @@ class Action:
         self.names = None if names is None else tuple(map(str, names))
         if self.names is not None and len(self.names) != self.n_dim:
             raise InputError(f"names must hold one name per variable, got {len(self.names)} for {self.n_dim} variables.")
+        self.standard_error = _checked_errors(standard_error or {}, self.couplings)
 
     @property
     def order(self) -> int:
@@ -138,7 +141,7 @@ class Action:
         """Coefficients of plain powers of x − at; they are the couplings except where those are normal-ordered."""
         if self.gauge != "normal_ordered":
             return self.couplings
-        return _gaussian_average(self.couplings, self.covariance, sign=-1.0)
+        return series.gaussian_average(self.couplings, self.covariance, sign=-1.0)
 
     def _evaluate(self, x) -> tuple[np.ndarray, np.ndarray]:
         x = as_points(x, self.n_dim)
@@ -158,7 +161,8 @@ class Action:
         lost = any(T.values.any() for k, T in self.couplings.items() if k > order)
         if not any(kept):
             kept[order] = SymmetricTensor.zeros(self.n_dim, order)
-        return self._like(kept, gauge="taylor" if lost and self.gauge == "exact" else self.gauge)
+        errors = {k: T for k, T in self.standard_error.items() if k <= order}
+        return self._like(kept, gauge="taylor" if lost and self.gauge == "exact" else self.gauge, standard_error=errors)
 
     def recenter(self, at) -> Action:
         """The same function, with its couplings at another base point.
@@ -170,39 +174,28 @@ class Action:
         """
         at = as_vector(at, self.n_dim, "at")
         self._require_exact("recentred")
-        return self._like(_shifted(self.couplings, at - self.at, np.eye(self.n_dim)), at=at)
+        return self._like(series.shifted(self.couplings, at - self.at), at=at)
 
     def pullback(self, matrix, shift=None) -> Action:
-        """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b.
+        """S'(y) = S(M y + b) + ln|det M|, the action of y when x = M y + b; no determinant where M is not square.
 
-        An exact action comes back around y = 0; any other keeps its base point, which travels to M^{-1}(at − b).
-
-        Parameters
-        ----------
-        matrix : array_like, shape (n_dim, n_dim)
-            M, invertible.
-        shift : array_like, shape (n_dim,), optional
-            b, zero by default.
-
-        Raises
-        ------
-        InputError
-            M is not a finite invertible square matrix.
+        M, dense or scipy.sparse, has shape (n_dim, n_new) and full column rank; see `calculus.pullback`.
         """
-        M = as_points(matrix, self.n_dim, "matrix")
-        if M.shape != (self.n_dim, self.n_dim):
-            raise InputError(f"matrix must have shape ({self.n_dim}, {self.n_dim}), got {M.shape}.")
-        sign, log_det = np.linalg.slogdet(M)
-        if sign == 0:
-            raise InputError("matrix must be invertible, its determinant is 0; a density needs all its variables.")
-        shift = np.zeros(self.n_dim) if shift is None else as_vector(shift, self.n_dim, "shift")
-        travels = self.gauge != "exact"
-        at = np.linalg.solve(M, self.at - shift) if travels else np.zeros(self.n_dim)
-        couplings = _shifted(self.couplings, np.zeros(self.n_dim) if travels else shift - self.at, M)
-        constant = couplings[0].values[0] if 0 in couplings else 0.0
-        inverse = np.linalg.inv(M)
-        covariance = None if self.covariance is None else inverse @ self.covariance @ inverse.T
-        return Action({**couplings, 0: constant + log_det}, at, self.gauge, covariance)
+        from .calculus import pullback
+
+        return pullback(self, matrix, shift)
+
+    def restrict(self, fixed: Mapping) -> Action:
+        """S as a function of the variables not in `fixed` = {index or name: value}; see `calculus.restrict`."""
+        from .calculus import restrict
+
+        return restrict(self, fixed)
+
+    def compose(self, polynomial: Mapping, order: int):
+        """S(f(y)) up to `order` and what that drops, for f(y) = Σ_d f_d[y, …, y] as {d: f_d}; see `calculus.compose`."""
+        from .calculus import compose
+
+        return compose(self, polynomial, order)
 
     def normal_order(self, mean, covariance) -> Action:
         """Couplings averaged over q = N(mean, covariance): A^(k) = E_q[∇^k S]/k!, exactly.
@@ -217,13 +210,61 @@ class Action:
         """
         centred = self.recenter(mean)
         covariance = as_covariance(covariance)
-        averaged = _gaussian_average(centred.couplings, covariance, sign=1.0)
+        averaged = series.gaussian_average(centred.couplings, covariance, sign=1.0)
         return Action(averaged, centred.at, "normal_ordered", covariance, self.names)
 
     def vertex(self, order: int, at=None) -> SymmetricTensor:
         """k! A^(k), the k-th derivative of S at the base point, or at another one if the action is exact."""
         action = self if at is None else self.recenter(at)
         return factorial(order) * action._coupling(as_count(order, "order", minimum=0))
+
+    def propagator(self, at=None) -> np.ndarray:
+        """Δ = (−2A^(2))^{-1} at the base point, or at another one if the action is exact; see `stationary.propagator`."""
+        from .stationary import propagator
+
+        return propagator(self, at)
+
+    def modes(self, n_starts: int = 64, seed: int = 0) -> tuple:
+        """Stationary points of S from many starts, classified, the highest first; see `stationary.modes`."""
+        from .stationary import modes
+
+        return modes(self, n_starts, seed)
+
+    def laplace(self, n_starts: int = 64, seed: int = 0):
+        """ln ∫ exp S from the maxima of S, with the two-loop diagrams as its error; see `stationary.laplace`."""
+        from .stationary import laplace
+
+        return laplace(self, n_starts, seed)
+
+    def integrate_out(self, variables) -> Action:
+        """ln ∫ dy exp S over variables y that enter quadratically, given by index or name; see `fieldtheory.integration`."""
+        from .integration import integrate_out
+
+        return integrate_out(self, variables)
+
+    @classmethod
+    def from_sympy(cls, expression, symbols, at=None) -> Action:
+        """The action a sympy expression with numeric coefficients writes out; see `fieldtheory.expressions.from_sympy`."""
+        from .expressions import from_sympy
+
+        return from_sympy(expression, symbols, at)
+
+    def to_sympy(self, symbols=None):
+        """S as a sympy expression that `from_sympy` reads back bit for bit; see `fieldtheory.expressions.to_sympy`."""
+        from .expressions import to_sympy
+
+        return to_sympy(self, symbols)
+
+    def to_text(self) -> str:
+        """S as text that `fieldtheory.parse_action` reads back bit for bit; see `fieldtheory.notation.to_text`."""
+        from .notation import to_text
+
+        return to_text(self)
+
+    def _repr_latex_(self) -> str:
+        from .notation import to_latex
+
+        return to_latex(self)
 
     def __add__(self, other: Action) -> Action:
         if not isinstance(other, Action):
@@ -261,6 +302,7 @@ class Action:
         sparse = {k: T for k, T in self.couplings.items() if T.storage == "sparse"}
         arrays = {f"coupling_{k}": T.values for k, T in self.couplings.items()} | {"at": self.at}
         arrays |= {f"indices_{k}": T.indices for k, T in sparse.items()}
+        arrays |= {f"error_{k}": T.packed for k, T in self.standard_error.items()}
         if self.covariance is not None:
             arrays["covariance"] = self.covariance
         header = {"n_dim": self.n_dim, "orders": sorted(self.couplings), "sparse": sorted(sparse), "gauge": self.gauge, "names": self.names,
@@ -274,7 +316,8 @@ class Action:
         try:
             n_dim, orders = as_count(header["n_dim"], "n_dim"), [as_count(k, "order", minimum=0) for k in header["orders"]]
             couplings = {k: _stored(arrays, n_dim, k, k in header.get("sparse", ())) for k in orders}
-            return cls(couplings, arrays["at"], header["gauge"], arrays.get("covariance"), header["names"])
+            errors = {k: SymmetricTensor.from_packed(arrays[f"error_{k}"], n_dim, k) for k in orders if f"error_{k}" in arrays}
+            return cls(couplings, arrays["at"], header["gauge"], arrays.get("covariance"), header["names"], errors)
         except (FieldTheoryError, KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(f"{path} must hold a complete action, its header and arrays do not fit together: "
                                   f"{error}") from None
@@ -297,8 +340,8 @@ class Action:
             return self.couplings[order]
         return SymmetricTensor.zeros(self.n_dim, order)
 
-    def _like(self, couplings: dict, at=None, gauge: str | None = None) -> Action:
-        return Action(couplings, self.at if at is None else at, gauge or self.gauge, self.covariance, self.names)
+    def _like(self, couplings: dict, at=None, gauge: str | None = None, standard_error=None) -> Action:
+        return Action(couplings, self.at if at is None else at, gauge or self.gauge, self.covariance, self.names, standard_error)
 
     def _require_exact(self, what: str) -> None:
         if self.gauge != "exact":
@@ -358,6 +401,14 @@ def _as_coupling(order: int, values) -> SymmetricTensor | float:
     return tensor
 
 
+def _checked_errors(errors: Mapping, couplings: Mapping) -> dict[int, SymmetricTensor]:
+    for k, T in errors.items():
+        if k not in couplings or (T.order, T.n_dim) != (k, couplings[k].n_dim):
+            raise InputError(f"standard_error must hold tensors like the couplings by their orders {list(couplings)}, got one of order "
+                             f"{T.order} and n_dim {T.n_dim} under key {k}.")
+    return dict(errors)
+
+
 def _common_n_dim(couplings: dict) -> int:
     sizes = {k: T.n_dim for k, T in couplings.items() if k > 0}
     if not sizes:
@@ -368,30 +419,3 @@ def _common_n_dim(couplings: dict) -> int:
     if isinstance(couplings.get(0), float):
         couplings[0] = SymmetricTensor.from_packed([couplings[0]], n_dim, 0)
     return n_dim
-
-
-def _shifted(couplings: dict[int, SymmetricTensor], c: np.ndarray, M: np.ndarray) -> dict[int, SymmetricTensor]:
-    """A'^(k) = Σ_{m ≥ k} C(m, k) A^(m)[M, …, M, c, …, c]."""
-    vector, shifted = SymmetricTensor.from_packed(c, c.size, 1), {}
-    for m, T in couplings.items():
-        for k in range(m, -1, -1):
-            term = comb(m, k) * T
-            shifted[k] = shifted[k] + term if k in shifted else term
-            if k == 0 or not c.any():
-                break
-            T = T.contract(vector)
-    unmoved = np.array_equal(M, np.eye(c.size))
-    return {k: T if unmoved else T.transform(M) for k, T in sorted(shifted.items())}
-
-
-def _gaussian_average(couplings: dict, covariance: np.ndarray, sign: float) -> dict[int, SymmetricTensor]:
-    """exp(± ½ Σ·∇²) of a polynomial: + averages over shifts N(0, Σ), − undoes it."""
-    pair, averaged = SymmetricTensor.from_dense(covariance), {}
-    for m, T in couplings.items():
-        for j in range(m // 2 + 1):
-            k = m - 2 * j
-            term = (sign**j * factorial(m) / (factorial(k) * factorial(j) * 2**j)) * T
-            averaged[k] = averaged[k] + term if k in averaged else term
-            if j < m // 2:
-                T = T.contract(pair)
-    return dict(sorted(averaged.items()))

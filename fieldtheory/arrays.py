@@ -125,6 +125,9 @@ def _as_real(values, name: str) -> np.ndarray:
 
 
 def _refuse_non_finite(array: np.ndarray, name: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):  # needs no memory; a sum may overflow where no entry does
+            return
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
@@ -164,6 +167,11 @@ class Columns:
     def dropped(self) -> np.ndarray:
         """Indices of the constant columns."""
         return np.setdiff1d(np.arange(self.constants.size), self.kept)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Names of the columns that vary, x0, x2, …; None if all vary."""
+        return None if self.dropped.size == 0 else tuple(f"x{i}" for i in self.kept)
 
     def drop(self, samples: np.ndarray) -> np.ndarray:
         """(..., n_columns) → (..., n_kept)."""

@@ -57,9 +57,10 @@ class Comparison:
 
     @property
     def z(self) -> dict[int, np.ndarray]:
-        """(learned − true)/standard error of every unique entry, by order, where errors are known."""
-        return {k: (_coupling(self.learned, k) - _coupling(self.true, k)).packed / error.packed
-                for k, error in self.standard_error.items()}
+        """(learned − true)/standard error of every unique entry, by order, where errors are known; not finite where they are 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {k: (_coupling(self.learned, k) - _coupling(self.true, k)).packed / error.packed
+                    for k, error in self.standard_error.items()}
 
     def table(self) -> str:
         """The numbers by order, for a terminal."""
@@ -88,7 +89,7 @@ def compare(learned: Action | Estimate, true: Action | Estimate, samples=None, s
     samples : array_like, shape (n_samples, n_dim), optional
         Their covariance contracts the legs of the norms.
     standard_error : mapping of int to SymmetricTensor, optional
-        Of the learned couplings, where `learned` is an action.
+        Of the learned couplings, where `learned` is an action; by default those it carries.
 
     Raises
     ------
@@ -133,6 +134,7 @@ def _action(either: Action | Estimate) -> Action:
 def _common_gauge(learned, errors: dict, true: Action):
     """Bring whichever is exact to the other; an estimate moves with its errors."""
     target = _action(learned)
+    errors = {k: error for k, error in (errors or target.standard_error).items() if k > 0}
     if isinstance(learned, Estimate) and true.gauge in ("exact", "taylor"):
         learned, at = learned.recenter(true.at), true.at
         cut = learned.action if true.gauge == "exact" else learned.action.truncate(true.order)

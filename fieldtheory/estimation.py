@@ -93,13 +93,7 @@ class Estimate:
     def recenter(self, at) -> Estimate:
         """The same estimate with couplings, and their errors, at another base point."""
         at = as_vector(at, self.action.n_dim, "at")
-        c = at - self.action.at
-        roots = {k: R.copy() for k, R in self.roots.items()}
-        for m, R in self.roots.items():
-            for k in range(m - 1, 0, -1):
-                R = contraction_matrix(c, k + 1) @ R
-                roots[k] = roots[k] + comb(m, k) * R
-        return replace(self, action=self.action.recenter(at), roots=roots)
+        return replace(self, action=self.action.recenter(at), roots=_shifted_roots(self.roots, at - self.action.at))
 
 
 def estimate(samples, order: int, method: str = "score_matching", metric: str = "covariance",
@@ -229,8 +223,28 @@ def _gradient_outer(F: np.ndarray, D: list, vectors: np.ndarray) -> np.ndarray:
 
 
 def _in_data_coordinates(theta, theta_root, mean, L, order, n_samples, columns, metric) -> Estimate:
-    """Hermite coefficients in w → couplings in powers of x − mean, each leg with L^{-1}."""
-    n_dim = mean.size
+    couplings, roots = _as_powers(theta, theta_root, L, order)
+    action = Action(couplings, at=mean, names=columns.names)
+    verdict = normalizability(action)
+    if not verdict.normalizable:
+        warnings.warn(f"the fitted action should be normalizable, it is not: {verdict.reason} Its couplings describe the samples "
+                      "where they are; more samples or an even order may mend it.", RegimeWarning, stacklevel=3)
+    return Estimate(action, roots, n_samples, columns, metric, verdict)
+
+
+def _shifted_roots(roots: dict[int, np.ndarray], c: np.ndarray) -> dict[int, np.ndarray]:
+    """Rows of the root of the covariance of couplings around a base point that is moved by c."""
+    shifted = {k: R.copy() for k, R in roots.items()}
+    for m, R in roots.items():
+        for k in range(m - 1, 0, -1):
+            R = contraction_matrix(c, k + 1) @ R
+            shifted[k] = shifted[k] + comb(m, k) * R
+    return shifted
+
+
+def _as_powers(theta: np.ndarray, theta_root: np.ndarray, L: np.ndarray, order: int) -> tuple[dict, dict]:
+    """Hermite coefficients in w → couplings in powers of x − mean = L w, and rows of the root of their covariance, by order."""
+    n_dim = len(L)
     powers = hermite.to_powers(n_dim, order)[1:, 1:]
     coefficients = np.column_stack([powers @ theta, powers @ theta_root])
     inverse, start, couplings, roots = np.linalg.inv(L), 0, {}, {}
@@ -239,10 +253,4 @@ def _in_data_coordinates(theta, theta_root, mean, L, order, n_samples, columns, 
         block = leg_matrix(inverse, k) @ coefficients[start : start + size]
         couplings[k], roots[k] = SymmetricTensor.from_packed(block[:, 0], n_dim, k), block[:, 1:]
         start += size
-    names = None if columns.dropped.size == 0 else [f"x{i}" for i in columns.kept]
-    action = Action(couplings, at=mean, names=names)
-    verdict = normalizability(action)
-    if not verdict.normalizable:
-        warnings.warn(f"the fitted action should be normalizable, it is not: {verdict.reason} Its couplings describe the samples "
-                      "where they are; more samples or an even order may mend it.", RegimeWarning, stacklevel=3)
-    return Estimate(action, roots, n_samples, columns, metric, verdict)
+    return couplings, roots

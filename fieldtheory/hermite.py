@@ -83,7 +83,7 @@ def to_powers(n_dim: int, degree: int) -> sparse.csr_array:
     c_α φ_α is a normal-ordered power with tensor entry c_α Π√α_i!/k!; undoing the normal order, exp(−½∇²), closes pairs of equal
     legs: a coupling of order k feeds order k − 2 with −k(k − 1)/2 times its trace, and so on.
     """
-    scale = np.concatenate([_entry_scale(n_dim, k) for k in range(degree + 1)])
+    scale = np.concatenate([entry_scale(n_dim, k) for k in range(degree + 1)])
     heat = sparse.csr_array(sparse.eye_array(len(scale)))
     trace, power = _half_laplacian(n_dim, degree), heat
     for j in range(1, degree // 2 + 1):
@@ -92,8 +92,8 @@ def to_powers(n_dim: int, degree: int) -> sparse.csr_array:
     return sparse.csr_array(heat @ sparse.diags_array(scale))
 
 
-def _entry_scale(n_dim: int, k: int) -> np.ndarray:
-    """Π√α_i!/k! = 1/√(k! multiplicity)."""
+def entry_scale(n_dim: int, k: int) -> np.ndarray:
+    """Tensor entries of a normal-ordered power φ_α, Π√α_i!/k! = 1/√(k! multiplicity)."""
     return 1.0 / np.sqrt(factorial(k) * multiplicity(colex_indices(n_dim, k)))
 
 

@@ -83,24 +83,24 @@ def multiplicity(indices: np.ndarray) -> np.ndarray:
 
 def packed_multiplicity(n_dim: int, order: int) -> np.ndarray:
     """Multiplicity of all entries in colexicographic order, shape (packed_size,), without their index tuples."""
-    repeats, _ = _repeats(n_dim, order)
+    repeats, _ = _repeats(n_dim, order, np.int32 if order <= 12 else np.int64)  # 12! < 2^31
     return factorial(order) // repeats
 
 
-def _repeats(n_dim: int, order: int) -> tuple[np.ndarray, np.ndarray]:
+def _repeats(n_dim: int, order: int, dtype) -> tuple[np.ndarray, np.ndarray]:
     """Π α! and the length of the last run of equal indices, for all entries.
 
     The entries with last index l are those of one order less with no index above l; in the last block of them the run goes on.
     """
     if order == 0:
-        return np.ones(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    lower, run = _repeats(n_dim, order - 1)
+        return np.ones(1, dtype=dtype), np.zeros(1, dtype=dtype)
+    lower, run = _repeats(n_dim, order - 1, dtype)
     sizes = [0 if order > 1 else 1, *(packed_size(last + 1, order - 1) for last in range(n_dim))]
     repeats, runs = [], []
     for begin, end in pairwise(sizes):
         longer = run[begin:end] + 1
         repeats += [lower[:begin], lower[begin:end] * longer]
-        runs += [np.ones(begin, dtype=np.int64), longer]
+        runs += [np.ones(begin, dtype=dtype), longer]
     return np.concatenate(repeats), np.concatenate(runs)
 
 

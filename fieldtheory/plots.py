@@ -159,3 +159,53 @@ def image_rows(ax: Axes, rows: Sequence[np.ndarray], labels: Sequence[str]) -> A
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return ax
+
+
+def build_up_figure(names: Sequence[str], panels: Mapping[int, tuple[Sequence[float], Sequence[Mapping[str, float]]]]):
+    """Norms of couplings from latent to data, one panel per order; returns a matplotlib Figure.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of the layers, from latent to data.
+    panels : mapping of int to (norms, parts)
+        By order: the norm before each layer, and by name the norms of what it is made of. Parts add up as tensors, so that their norms
+        may exceed that of the sum.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 + 0.3 * len(names), 1.2 + 1.4 * len(panels)), layout="constrained")
+    shown, layers = {}, np.arange(len(names))
+    for ax, (order, (norms, parts)) in zip(figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels.items()):
+        bottom = np.zeros(len(names))
+        for part in dict.fromkeys(name for layer in parts for name in layer):
+            values = np.array([layer.get(part, 0.0) for layer in parts])
+            if values.max() > 1e-6 * max(norms):
+                color = {"carried": "0.8", "loops": "0.3"}.get(part, f"C{part.split()[-1]}")
+                shown[part] = ax.bar(layers, values, bottom=bottom, color=color, width=0.75)
+                bottom += values
+        shown["norm of the sum"] = ax.plot(layers, norms, "k.-", lw=1)[0]
+        ax.set(ylabel=f"order {order}", xticks=layers)
+    ax.set_xticklabels(names, rotation=60, ha="right", fontsize="small")
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize="small")
+    figure.supylabel("norm, legs contracted with the covariance", fontsize="medium")
+    return figure
+
+
+def learning_curves(ax: Axes, steps: Sequence[int], cosines: Mapping[int, Sequence[float]], reference: str = "the last ones") -> Axes:
+    """When each order is learned: cosine of its couplings with a reference, along training.
+
+    Parameters
+    ----------
+    steps : sequence of int
+    cosines : mapping of int to sequence of float
+        By order.
+    reference : str
+        What they are compared with, in words.
+    """
+    for order, values in cosines.items():
+        ax.plot(steps, values, "o-", ms=3, label=f"order {order}")
+    ax.axhline(1.0, color="0.7", lw=1, zorder=0)
+    ax.set(xlabel="training step", ylabel=f"cosine with {reference}", ylim=(None, 1.03))
+    ax.legend()
+    return ax

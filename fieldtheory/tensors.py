@@ -21,7 +21,7 @@ import numpy as np
 from scipy import sparse
 
 from . import memory
-from .arrays import _as_real, _refuse_non_finite, as_count, as_covariance
+from .arrays import _as_real, _refuse_non_finite, as_count, as_covariance, as_vector
 from .errors import InputError
 from .packing import (
     colex_argsort,
@@ -41,6 +41,7 @@ from .packing import (
 __all__ = ["SymmetricTensor", "colex_indices", "colex_rank", "contraction_matrix", "leg_matrix", "multiplicity", "packed_size",
            "symmetrize"]
 
+_STORAGES = ("packed", "sparse")
 _SMALL = 2**17  # entries up to which a packed tensor is never worth avoiding: 1 MB
 
 
@@ -73,9 +74,7 @@ class SymmetricTensor:
         if values.shape != (packed_size(n_dim, order),):
             raise InputError(f"a coupling of order {order} in {n_dim} variables must have {packed_size(n_dim, order)} unique "
                              f"entries, got an array of shape {values.shape}.")
-        _refuse_non_finite(values, f"coupling of order {order}")
-        values.setflags(write=False)
-        return PackedTensor(values, n_dim, order)
+        return _owned(values, n_dim, order)
 
     @classmethod
     def from_dense(cls, array) -> SymmetricTensor:
@@ -170,11 +169,10 @@ class SymmetricTensor:
         if metric is not None:
             root = np.linalg.cholesky(as_covariance(metric, "metric"))
             return self.transform(root).inner(other.transform(root))
-        if self.storage == "packed" == other.storage:
-            return float(np.sum(self.multiplicity * self.values * other.values))
-        if self.storage == "packed":
+        if self.storage == "packed" != other.storage:
             return other.inner(self)
-        return float(np.sum(self.multiplicity * self.values * other.at(self.indices)))
+        theirs = other.values if self.storage == "packed" else other.at(self.indices)
+        return float(np.einsum("i,i,i", self.multiplicity, self.values, theirs))
 
     def norm(self, metric=None) -> float:
         """Frobenius norm of the full tensor, with legs contracted by `metric` where one is given."""
@@ -190,25 +188,47 @@ class SymmetricTensor:
         Parameters
         ----------
         matrix : array_like or scipy sparse array, shape (n_dim, n_new)
-            A packed tensor goes through the dense one and n_new^order numbers; a sparse one replaces each index by those M leads to.
+            Where its rows and the tensor have few entries, each index is replaced by those it leads to; else the full tensor is formed.
         """
         if np.ndim(matrix) != 2 or matrix.shape[0] != self.n_dim:
             raise InputError(f"matrix must have shape ({self.n_dim}, n_new), got {np.shape(matrix)}.")
-        return self._transform(matrix)
+        M = sparse.csr_array(matrix)
+        chosen = np.flatnonzero(self.values)
+        index, coefficient = self.indices[chosen], (self.values * self.multiplicity)[chosen]
+        terms = int(np.diff(M.indptr)[index].prod(axis=1, dtype=float).sum())
+        if terms > self.n_dim**self.order:
+            return self._transform_full(M.toarray())
+        memory.require(8 * (1 + self.order) * terms, "the transformed coupling", "use a matrix with fewer entries per row")
+        for leg in range(self.order):
+            source, column, entry = _entries_of_rows(M, index[:, leg])
+            index, coefficient = index[source], coefficient[source] * entry
+            index[:, leg] = column
+        return _of_monomials(index, coefficient, M.shape[1])
 
-    def contract(self, other: SymmetricTensor) -> SymmetricTensor:
-        """R_I = Σ_J T_{I∪J} B_J, contraction with a symmetric tensor B of lower or equal order."""
-        if other.n_dim != self.n_dim or other.order > self.order:
-            raise InputError(f"a tensor must be contracted with one of the same n_dim {self.n_dim} and of order at most "
-                             f"{self.order}, got n_dim {other.n_dim} and order {other.order}.")
-        return self._contract(other)
+    def _transform_full(self, matrix: np.ndarray) -> SymmetricTensor:
+        """Contract the first leg, put the new one last: after k turns all are new."""
+        full, n_new = self.dense(), matrix.shape[1]
+        for _ in range(self.order):
+            full = np.tensordot(full, matrix, axes=(0, 0))
+        return SymmetricTensor.from_packed(full[tuple(colex_indices(n_new, self.order).T)], n_new, self.order)
+
+    def contract(self, *others):
+        """R_I = Σ_J T_{I∪J} B_J with symmetric tensors B; or T[v_1, …, v_r, ·, …] with vectors, as a number or a dense array."""
+        result, given = self, [isinstance(other, SymmetricTensor) for other in others]
+        for other, is_tensor in zip(others, given):
+            other = other if is_tensor else _as_tensor(other, self.n_dim)
+            if other.n_dim != self.n_dim or other.order > result.order:
+                raise InputError(f"a tensor must be contracted with one of the same n_dim {self.n_dim} and of order at most "
+                                 f"{result.order}, got n_dim {other.n_dim} and order {other.order}.")
+            result = result._contract(other)
+        return result if all(given) else result.dense() if result.order else float(result.values[0])
 
     def __add__(self, other: SymmetricTensor) -> SymmetricTensor:
         if not isinstance(other, SymmetricTensor):
             return NotImplemented
         self._require_like(other)
         if "packed" in (self.storage, other.storage):
-            return SymmetricTensor.from_packed(self.packed + other.packed, self.n_dim, self.order)
+            return _owned(self.packed + other.packed, self.n_dim, self.order)
         return _economical(*sum_equal(np.concatenate([self.indices, other.indices]), np.concatenate([self.values, other.values])),
                            self.n_dim)
 
@@ -216,7 +236,7 @@ class SymmetricTensor:
         return self + (-1.0) * other
 
     def __mul__(self, factor: float) -> SymmetricTensor:
-        return self.with_values(factor * self.values)
+        return self._scaled(factor)
 
     __rmul__ = __mul__
 
@@ -278,16 +298,8 @@ class PackedTensor(SymmetricTensor):
         """The tensor with other values."""
         return SymmetricTensor.from_packed(values, self.n_dim, self.order)
 
-    def _transform(self, matrix) -> SymmetricTensor:
-        """Contract the first leg, put the new one last: after k turns all are new."""
-        matrix = matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
-        n_new = matrix.shape[1]
-        if self.order == 0:
-            return SymmetricTensor.from_packed(self.values, n_new, 0)
-        full = self.dense()
-        for _ in range(self.order):
-            full = np.tensordot(full, matrix, axes=(0, 0))
-        return SymmetricTensor.from_packed(full[tuple(colex_indices(n_new, self.order).T)], n_new, self.order)
+    def _scaled(self, factor: float) -> SymmetricTensor:
+        return _owned(factor * self.values, self.n_dim, self.order)
 
     def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
         rest = colex_indices(self.n_dim, self.order - other.order)
@@ -327,20 +339,8 @@ class SparseTensor(SymmetricTensor):
         _refuse_non_finite(values, f"coupling of order {self.order}")
         return SparseTensor(self.indices, values, self.n_dim, self.order)
 
-    def _transform(self, matrix) -> SymmetricTensor:
-        """As a polynomial: each factor x_i of a monomial becomes Σ_j M_ij y_j, one leg after another."""
-        M = sparse.csr_array(matrix)
-        choices = np.diff(M.indptr)
-        indices, weights = self.indices, self.values * self.multiplicity
-        terms = int(choices[indices].astype(np.float64).prod(axis=1).sum())
-        memory.require(8 * (1 + self.order) * terms, "the transformed coupling", "use a matrix with fewer entries per row")
-        for leg in range(self.order):
-            i = indices[:, leg]
-            source = np.repeat(np.arange(len(i)), choices[i])
-            entry = M.indptr[i][source] + np.arange(source.size) - np.repeat(np.cumsum(choices[i]) - choices[i], choices[i])
-            indices, weights = indices[source], weights[source] * M.data[entry]
-            indices[:, leg] = M.indices[entry]
-        return _of_monomials(indices, weights, M.shape[1])
+    def _scaled(self, factor: float) -> SymmetricTensor:
+        return self.with_values(factor * self.values)
 
     def _contract(self, other: SymmetricTensor) -> SymmetricTensor:
         """As a polynomial: choose which factors of each monomial are closed with B; all choices weigh the same."""
@@ -352,7 +352,8 @@ class SparseTensor(SymmetricTensor):
         return _of_monomials(np.concatenate(rest), np.concatenate(closed), self.n_dim)
 
 
-_STORAGES = ("packed", "sparse")
+def _as_tensor(vector, n_dim: int) -> SymmetricTensor:
+    return SymmetricTensor.from_packed(as_vector(vector, n_dim, "vector"), n_dim, 1)
 
 
 def _as_indices(indices) -> np.ndarray:
@@ -380,6 +381,14 @@ def _of_monomials(indices: np.ndarray, coefficients: np.ndarray, n_dim: int) -> 
     return _economical(indices, coefficients / multiplicity(indices), n_dim)
 
 
+def _entries_of_rows(rows: sparse.csr_array, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All entries of the chosen rows one after the other: which choice each belongs to, its column and its value."""
+    count = np.diff(rows.indptr)[chosen]
+    source = np.repeat(np.arange(len(chosen)), count)
+    place = np.arange(len(source)) + (rows.indptr[chosen] - np.cumsum(count) + count)[source]
+    return source, rows.indices[place], rows.data[place]
+
+
 def _economical(indices: np.ndarray, values: np.ndarray, n_dim: int) -> SymmetricTensor:
     """Distinct ascending tuples in colexicographic order in the smaller storage; a small tensor is packed."""
     order = indices.shape[1]
@@ -388,7 +397,14 @@ def _economical(indices: np.ndarray, values: np.ndarray, n_dim: int) -> Symmetri
     return SparseTensor(indices, values, n_dim, order)
 
 
+def _owned(values: np.ndarray, n_dim: int, order: int) -> SymmetricTensor:
+    """A packed tensor of an array that nobody else holds."""
+    _refuse_non_finite(values, f"coupling of order {order}")
+    values.setflags(write=False)
+    return PackedTensor(values, n_dim, order)
+
+
 def _pack(indices: np.ndarray, values: np.ndarray, n_dim: int, order: int) -> SymmetricTensor:
     packed = np.zeros(packed_size(n_dim, order))
     packed[colex_rank(indices)] = values
-    return SymmetricTensor.from_packed(packed, n_dim, order)
+    return _owned(packed, n_dim, order)

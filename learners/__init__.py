@@ -16,9 +16,16 @@ _HOME = {
     "QuadraticFlow": "flows",
     "RealNVP": "flows",
     "certify": "conversion",
+    "coupling_along": "conversion",
+    "factored_cubic": "conversion",
+    "leading_directions": "conversion",
     "load": "learner",
+    "normal_ordered": "conversion",
+    "project": "conversion",
+    "record_couplings": "conversion",
     "split_experiment": "split",
     "to_action": "conversion",
+    "trace_action": "conversion",
 }
 
 __all__ = sorted(_HOME)

@@ -104,9 +104,12 @@ def _split(parser) -> None:
 def _sample(parser) -> None:
     parser.add_argument("theory", metavar="THEORY",
                         help="name:key=value,… such as phi4:shape=8x8,mass_squared=1,coupling=1; gaussian:n_dim=3; "
-                        "random_interactions:n_dim=5")
+                        "random_interactions:n_dim=5; an unknown name or key lists what there is")
     parser.add_argument("--n-samples", type=_count(1), default=10_000, help="how many (default: %(default)s)")
-    parser.add_argument("--n-chains", type=_count(1), default=4, help="Markov chains (default: %(default)s)")
+    parser.add_argument("--n-chains", type=_count(1), help="Markov chains (default: as many as are fast)")
+    parser.add_argument("--method", choices=("hmc", "nuts", "tempering"), default="hmc",
+                        help="how chains move; tempering is for several modes (default: %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _data(parser) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -79,16 +80,38 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def sample(options: argparse.Namespace) -> None:
-    """Draw samples of a named theory."""
-    out, theory = _folder(options.out), ft.theories.from_text(options.theory)
-    samples = ft.sample(theory, options.n_samples, seed=options.seed, n_chains=options.n_chains)
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic(out / "samples.npy") as temporary, open(temporary, "wb") as file:
-        np.save(file, samples, allow_pickle=False)
-    theory.save(out / "action.safetensors")
-    summary = {"theory": options.theory, "seed": options.seed, "shape": samples.shape, "sha256": fingerprint(samples)}
-    _write_summary(out, summary)
-    print(f"{_size(samples)} of {options.theory}\n{out / 'samples.npy'}")
+    """Draw samples of a named theory; an interrupted run goes on from the checkpoint in its folder."""
+    theory = ft.theories.from_text(options.theory)
+    with _kept_if_filled(_folder(options.out)) as out:
+        chains = ft.sampling.thinned_chains(theory, options.n_samples, options.seed, options.n_chains, method=options.method,
+                                            progress=not options.quiet, checkpoint=out / "checkpoint.safetensors")
+        samples = ft.sampling.interleaved(chains, options.n_samples)
+        with atomic(out / "samples.npy") as temporary, open(temporary, "wb") as file:
+            np.save(file, samples, allow_pickle=False)
+        theory.save(out / "action.safetensors")
+        summary = {"theory": options.theory, "seed": options.seed, "shape": samples.shape, "sha256": fingerprint(samples)}
+        _write_summary(out, {**summary, "n_chains": chains.sizes["chain"], "diagnostics": chains.attrs})
+    print(f"{_size(samples)} of {options.theory}\n{_chains_in_words(chains)}\n{out / 'samples.npy'}")
+
+
+def _chains_in_words(chains) -> str:
+    found = chains.attrs
+    return (f"{chains.sizes['chain']} chains ({found['method']}), one draw in {found['interval']} kept: R-hat {found['r_hat']:.3f}, "
+            f"effective share {found['worth']:.2f} ± {found['noise'] / 3:.2f}, acceptance {found['acceptance']:.2f}, "
+            f"{found['n_divergent']} of {found['n_trajectories']} trajectories diverged")
+
+
+@contextmanager
+def _kept_if_filled(folder: Path) -> Iterator[Path]:
+    """A folder that is made now, for a checkpoint, and goes again if nothing was written into it."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    finally:
+        for path in made:
+            if not any(path.iterdir()):
+                path.rmdir()
 
 
 def _folder(name: str) -> Path:

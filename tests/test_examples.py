@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,21 @@ def graphs(shown, folder):
     assert (folder / "interactions.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-EXAMPLES = {"first_light": first_light, "graphs": graphs}
+def sampling(shown, folder):
+    found = [float(number) for number in re.findall(r"-?\d+\.\d+", shown)]
+    mean, error, r_hat, worst, weight, weight_error, exact = found
+    assert abs(mean + 1) < 4 * error < 0.01 and r_hat < 1.02 and abs(weight - exact) < 4.5 * weight_error
+    assert worst > 1.05 and "hmc: chains should agree" in shown and " 0 divergences" in shown
+
+
+def symbols(shown, folder):
+    assert "effective quartic vertex: -lambda + 3*g**2/M" in shown
+    assert float(re.search(r"difference to quadrature: (\S+)", shown)[1]) < 1e-10
+    assert "mode: sqrt(6)*sqrt(m2)/sqrt(lambda)  propagator: 1/(2*m2)  cubic vertex: -sqrt(6)*sqrt(lambda)*sqrt(m2)" in shown
+    assert "A_011 = 0.2  x1 alone: 0.91893853320467" in shown and shown.endswith(" - 0.5*x1**2 - 0.82*x1**4\n")
+
+
+EXAMPLES = {"first_light": first_light, "graphs": graphs, "sampling": sampling, "symbols": symbols}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

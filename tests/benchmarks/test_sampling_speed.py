@@ -12,6 +12,7 @@ import fieldtheory as ft
 from fieldtheory import _kernels
 from fieldtheory.sampling import HMC, effective_sample_size
 from fieldtheory.sampling.draw import observables
+from fieldtheory.sampling.walkers import Draws
 
 pytestmark = pytest.mark.benchmark
 
@@ -33,12 +34,12 @@ def test_effective_samples_per_second(name):
     print(f"\n{name}: chains, ESS/s (minimum over x_i, x_i², Σx_i), ESS per draw, share of the time in gradients")
     rates = []
     for n_chains in (4, 16, 64, 128):
-        chains = HMC(S, n_chains, np.random.default_rng(0))
-        began = time.perf_counter()
-        draws = chains.run(max(400, 60_000 // n_chains))
+        chains, draws = HMC(S, n_chains, np.random.default_rng(0)).warm_up(), Draws.blank(max(400, 60_000 // n_chains), S.n_dim, n_chains)
+        began, before = time.perf_counter(), chains.n_gradients
+        chains.fill(draws)
         seconds = time.perf_counter() - began
-        ess = effective_sample_size(observables(draws)).min()
-        gradients = chains.n_gradients / n_chains * gradient_time(S, n_chains)
+        ess = effective_sample_size(observables(draws.by_chain())).min()
+        gradients = (chains.n_gradients - before) / n_chains * gradient_time(S, n_chains)
         rates.append(ess / seconds)
-        print(f"{n_chains:>5} {ess / seconds:>12,.0f} {ess / draws[..., 0].size:>8.2f} {gradients / seconds:>8.2f}")
+        print(f"{n_chains:>5} {ess / seconds:>12,.0f} {ess / draws.value.size:>8.2f} {gradients / seconds:>8.2f}")
     assert max(rates) > 0

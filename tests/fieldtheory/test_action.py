@@ -191,6 +191,17 @@ def test_file_round_trip_is_bit_exact(gauge, tmp_path):
     np.testing.assert_array_equal(R(x), S(x))
 
 
+def test_standard_errors_travel_with_the_couplings(tmp_path):
+    """Through a cut and a file; whatever mixes couplings leaves them behind."""
+    S = random_action()
+    errors = {k: 0.1 * S.couplings[k] for k in (2, 4)}
+    T = ft.Action(S.couplings, gauge="projection", standard_error=errors)
+    assert sorted(T.truncate(3).standard_error) == [2] and S.standard_error == {} == (2.0 * T).standard_error
+    again = ft.Action.load(T.save(tmp_path / "T.safetensors"))
+    for k, error in errors.items():
+        np.testing.assert_array_equal(again.standard_error[k].packed, error.packed)
+
+
 def sparse_action(n_dim=300):
     """A ring: order 2 packed, order 4 large enough to be sparse."""
     ring = [(i, (i + 1) % n_dim, (i + 2) % n_dim, (i + 2) % n_dim) for i in range(n_dim)]
@@ -278,6 +289,8 @@ REFUSED = {
     "gauge": (lambda: ft.Action({1: [1]}, gauge="natural"), InputError, "gauge must be one of exact"),
     "covariance": (lambda: ft.Action({1: [1]}, covariance=[[1]]), InputError, "for a normal_ordered action and for no other"),
     "names": (lambda: ft.Action({1: [1]}, names=["a", "b"]), InputError, "one name per variable"),
+    "errors": (lambda: ft.Action({1: [1]}, standard_error={2: ft.SymmetricTensor.zeros(1, 2)}), InputError,
+               r"by their orders \[1\], got one of order 2 and n_dim 1 under key 2"),
     "point": (lambda: random_action()(np.ones(4)), InputError, r"shape \(\.\.\., 3\), got \(4,\)"),
     "nan point": (lambda: random_action()([1, 2, np.nan]), InputError, "x must be finite"),
     "recentre": (lambda: cut.recenter([1, 1, 1]), GaugeError, r"only an exact action may be recentred.*to_action"),

@@ -94,6 +94,15 @@ def test_an_estimate_goes_to_the_base_point_of_the_truth(cut_at):
         np.testing.assert_allclose(found.z[k], error, rtol=1e-10)
 
 
+def test_an_action_brings_its_errors():
+    """Those of the constant are left out; an entry without scatter has no z unless it is off."""
+    S = ft.Action({0: 1.0, 1: [1.0, 2.0]}, gauge="projection", standard_error={0: ft.SymmetricTensor.from_packed([0.1], 2, 0),
+                                                                              1: ft.SymmetricTensor.from_packed([0.5, 0.0], 2, 1)})
+    found = ft.compare(S, ft.Action({1: [0.0, 2.0]}))
+    assert sorted(found.z) == [1] and found.norm_error == {1: 0.5}
+    np.testing.assert_array_equal(found.z[1], [2.0, np.nan])
+
+
 def test_errors_of_orders_that_were_cut_are_cut_too():
     S = ft.theories.random_interactions(2, {3: 0.1, 4: 0.05})
     found = ft.compare(ft.estimate(np.random.default_rng(0).normal(size=(2000, 2)), 4), S.truncate(3))

@@ -3,6 +3,7 @@
 import networkx as nx
 import numpy as np
 import pytest
+import scipy.sparse
 
 import fieldtheory as ft
 from fieldtheory import _kernels
@@ -94,6 +95,21 @@ def test_couplings_go_where_they_are_cheap():
     assert lattice.sizes.size == 0 and lattice.bonds.size == 20 and lattice.weights.size == 0 and lattice.onsite.shape == (4, 20)
     assert full.weights.size == 0 and full.sizes.size == 5
     assert ft.Action(COUPLINGS["nothing"]).polynomial.onsite.shape == (1, 3)
+
+
+def test_calculus_on_a_lattice_of_a_hundred_thousand_sites():
+    S = ft.theories.phi4(ft.theories.lattice((316, 316)), 1.0, 4.0)
+    n, rng = S.n_dim, np.random.default_rng(5)
+    x = rng.normal(size=n)
+    assert ft.normalizability.normalizability(S).how == "exact"
+    doubled = S.pullback(2 * scipy.sparse.eye_array(n), np.ones(n))
+    assert doubled(x) == pytest.approx(S(2 * x + 1) + n * np.log(2), rel=1e-12)
+    half = S.restrict({i: x[i] for i in range(0, n, 2)})
+    assert half(x[1::2]) == pytest.approx(S(x), rel=1e-12)
+    assert S.recenter(x)(x + 1) == pytest.approx(S(x + 1), rel=1e-12)
+    pair = ft.calculus.direct_sum(S, S)
+    assert pair(np.concatenate([x, x])) == pytest.approx(2 * S(x), rel=1e-12)
+    assert all(T.storage == "sparse" for action in (doubled, half, pair) for k, T in action.couplings.items() if k > 1)
 
 
 def test_a_lattice_of_a_hundred_thousand_sites():

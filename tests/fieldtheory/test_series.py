@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import fieldtheory as ft
 from fieldtheory.errors import InputError
-from fieldtheory.series import compose
-from fieldtheory.tensors import packed_size, symmetrize
+from fieldtheory.series import compose, product_ranks
+from fieldtheory.tensors import colex_indices, packed_size, symmetrize
 
 
 def random_couplings(n_dim, order, seed, lowest=0):
@@ -39,8 +39,10 @@ def composed_map(outer, inner, order):
     return {n: np.stack([row[n].dense() for row in rows]) for n in range(1, order + 1)}
 
 
+# n_out, n_in, order of the action, degree of the map
 SHAPES = {"one variable": (1, 1, 3, 2), "two to one": (2, 1, 3, 2), "one to three": (1, 3, 2, 3), "three": (3, 3, 3, 2),
-          "linear map": (3, 2, 4, 1)}  # n_out, n_in, order of the action, degree of the map
+          "linear map": (3, 2, 4, 1),
+          "to order 15": (1, 1, 5, 3), "four to two, to order 8": (2, 4, 4, 2)}
 
 
 @pytest.mark.parametrize("case", SHAPES)
@@ -65,6 +67,16 @@ def test_entry_by_entry_against_sympy():
     for k in range(5):
         for index, value, m in zip(found[k].indices.tolist(), found[k].packed, found[k].multiplicity):
             assert value * m == pytest.approx(float(coefficients[index.count(0), index.count(1)]), rel=1e-11)
+
+
+@given(st.integers(1, 4), st.integers(0, 3), st.integers(0, 3))
+@settings(deadline=None)
+def test_products_of_monomials_are_looked_up_right(n_dim, first, second):
+    ranks = product_ranks(n_dim, first, second)
+    joined = colex_indices(n_dim, first + second)
+    for I, row in zip(colex_indices(n_dim, first).tolist(), ranks):
+        for J, rank in zip(colex_indices(n_dim, second).tolist(), row):
+            assert joined[rank].tolist() == sorted(I + J)
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(0, 99))

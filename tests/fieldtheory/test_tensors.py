@@ -64,6 +64,18 @@ def test_norm_is_invariant_under_rotations_and_the_metric_makes_it_so_under_all_
     np.testing.assert_allclose(T.transform(M).norm(metric=inverse @ inverse.T), T.norm(), rtol=1e-8)
 
 
+@given(shapes, st.integers(0, 99))
+@settings(deadline=None)
+def test_vectors_contract_one_leg_each(shape, seed):
+    """All legs leave a number, fewer a dense array."""
+    T, rng = random_tensor(*shape, seed), np.random.default_rng(seed + 1)
+    full, vectors = T.dense(), rng.normal(size=(T.order, T.n_dim))
+    for r, v in enumerate(vectors, 1):
+        full = np.tensordot(full, v, axes=(0, 0))
+        np.testing.assert_allclose(T.contract(*vectors[:r]), full, rtol=1e-10, atol=1e-11)
+    assert isinstance(T.contract(*vectors), float)
+
+
 @pytest.mark.parametrize(("order", "lower"), [(1, 1), (2, 1), (3, 1), (3, 2), (4, 2), (4, 4)])
 def test_contraction_against_dense(order, lower):
     T, B = random_tensor(4, order), random_tensor(4, lower, 1)

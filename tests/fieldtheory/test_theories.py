@@ -1,4 +1,4 @@
-"""Named theories against their formulas, symmetries and limits; normalizability against actions whose verdict is known."""
+"""Named theories against their formulas, symmetries and limits."""
 
 from itertools import combinations
 
@@ -189,7 +189,8 @@ def test_a_gaussian_site_beside_a_quartic_one_needs_its_own_curvature(c, normali
     if not normalizable:
         with pytest.raises(NotNormalizableError, match="negative definite on the 1 sites without"):
             on_site(graph, couplings, None)
-    S = on_site(graph, couplings, None) if normalizable else ft.Action({2: [[c, 1.5], [1.5, 0]], 4: form({(1, 1, 1, 1): -1.0})})
+    quartic = ft.SymmetricTensor.from_entries([(1,) * 4], [-1.0], 2)
+    S = on_site(graph, couplings, None) if normalizable else ft.Action({2: [[c, 1.5], [1.5, 0]], 4: quartic})
     x, y = np.meshgrid(np.arange(-4e4, 4e4, 2.0), np.linspace(-40, 40, 81), indexing="ij")
     S0 = S(np.stack([x, y], -1))
     inner = np.abs(x) < 2e4
@@ -305,30 +306,3 @@ def test_refusals(case):
     request, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         request()
-
-
-def form(entries, n_dim=2, order=4):
-    return ft.SymmetricTensor.from_entries(list(entries), list(entries.values()), n_dim)
-
-
-VERDICTS = {
-    "constant": (ft.Action({0: 1.0, 1: [0.0]}), False, "exact"),
-    "linear": (ft.Action({1: [1.0]}), False, "exact"),
-    "gaussian": (ft.theories.gaussian(np.eye(3)), True, "exact"),
-    "flat gaussian": (ft.Action({2: np.diag([-1.0, 0])}), False, "exact"),
-    "cubic": (random_interactions(3) + ft.Action({5: np.full((3,) * 5, 1e-6)}), False, "exact"),
-    "phi4": (phi4(lattice((3, 3)), -1.0, 1.0), True, "sampled"),
-    "one quartic site, both held": (ft.Action({2: -np.eye(2), 4: form({(0, 0, 0, 0): -1.0})}), True, "sampled"),
-    "one quartic site, other free": (ft.Action({2: np.diag([-1.0, 1.0]), 4: form({(0, 0, 0, 0): -1.0})}), False, "exact"),
-    "mixed quartic": (ft.Action({2: -np.eye(2), 4: form({(0, 0, 0, 0): -1.0, (1, 1, 1, 1): -1.0, (0, 0, 1, 1): 0.5})}), False, "exact"),
-    "weaker mixed quartic": (ft.Action({2: -np.eye(2), 4: form({(0, 0, 0, 0): -1.0, (1, 1, 1, 1): -1.0, (0, 0, 1, 1): 0.3})}), True,
-                             "sampled"),
-}
-
-
-@pytest.mark.parametrize("case", VERDICTS)
-def test_normalizability(case):
-    """x⁴ + y⁴ − 6c x²y² changes sign at c = 1/3, so ±0.3 and 0.5 lie on either side."""
-    action, normalizable, how = VERDICTS[case]
-    verdict = normalizability(action)
-    assert (verdict.normalizable, verdict.how) == (normalizable, how), verdict.reason

@@ -93,7 +93,10 @@ def test_split_measures_beside_the_prediction(folder):
 def test_sample_and_compare(folder, capsys):
     assert main(["sample", "phi4:shape=3,mass_squared=1,coupling=1", "--n-samples", "40", "--out", "run"]) == 0
     assert np.load("run/samples.npy").shape == (40, 3)
-    capsys.readouterr()
+    shown = capsys.readouterr()
+    assert "R-hat 1.0" in shown.out and "sampling: 100%" in shown.err
+    found = json.loads((folder / "run/summary.json").read_text())["diagnostics"]
+    assert found["r_hat"] < 1.05 and found["worth"] > 0.8 and found["n_divergent"] == 0 and found["method"] == "hmc"
     assert main(["compare", "run/action.safetensors", "run/action.safetensors"]) == 0
     assert "1.0000" in capsys.readouterr().out
 
@@ -105,6 +108,35 @@ def test_an_interrupt_leaves_nothing(folder, capsys, monkeypatch):
     monkeypatch.setattr("learners.interactions.learn_interactions", interrupted)
     assert main(["learn", "good.npy", "--out", "run"]) == 130
     assert "no result was written" in capsys.readouterr().err and not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["hmc", "nuts", "tempering"])
+def test_an_interrupted_sample_goes_on_from_its_folder(method, folder, monkeypatch, capsys):
+    from fieldtheory.sampling import runs
+
+    monkeypatch.setattr(runs, "_EVERY", 0.0)
+    line = ["sample", "random_interactions:n_dim=2", "--n-samples", "300", "--method", method, "--quiet", "--out"]
+    assert main([*line, "whole"]) == 0
+    assert "sampling" not in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Checkpoint, "remove", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main([*line, "parts"]) == 130
+    assert [path.name for path in (folder / "parts").iterdir()] == ["checkpoint.safetensors"]
+    assert main([*line[:-1], "--seed", "1", "--out", "parts"]) == 2
+    assert "made with another seed" in capsys.readouterr().err
+    assert main([*line, "parts"]) == 0
+    assert (folder / "parts/samples.npy").read_bytes() == (folder / "whole/samples.npy").read_bytes()
+    assert sorted(p.name for p in (folder / "parts").iterdir()) == ["action.safetensors", "samples.npy", "summary.json"]
+
+
+def test_a_sample_that_is_interrupted_early_leaves_no_folder(folder, monkeypatch):
+    from fieldtheory.sampling import HMC
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HMC, "warm_up", interrupted)
+    assert main(["sample", "gaussian:n_dim=2", "--out", "a/b"]) == 130 and not (folder / "a").exists()
 
 
 def test_help_loads_nothing_heavy():

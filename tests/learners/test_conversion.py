@@ -297,10 +297,11 @@ def test_certify_finds_the_variance_of_every_such_flow(flow):
 def test_certify_prints_its_numbers_by_order(flow):
     found = certify(to_action(flow, 2), flow, flow.sample(50, seed=9))
     table = found.table().splitlines()
-    assert len(table) == 4
+    assert len(table) == 5
     assert f"{found.residual[2][0]:.4g} ± {found.residual[2][1]:.2g}" in " ".join(table[2].split())
-    assert "(n_dim/2 = 1.5)" in table[3]
-    assert table[3].endswith(found.normalizability.reason)
+    assert table[3].startswith(f"Cosine with the projection couplings: {found.other.cosine[2]:.3f} at order 2")
+    assert "(n_dim/2 = 1.5)" in table[4]
+    assert table[4].endswith(found.normalizability.reason)
 
 
 def test_certify_leaves_constant_columns_out(with_constants):
@@ -315,10 +316,10 @@ FLOW, DIFFUSION = QuadraticFlow.random(3, 2), DDPM(LinearDenoiser(2), n_steps=5)
 
 @pytest.mark.parametrize("call, message", [
     (lambda: to_action(FLOW, 0), "order must be a whole number of at least 1, got 0."),
-    (lambda: to_action(FLOW, method="best"), "method must be one of auto, exact, taylor, normal_ordered, got 'best'."),
+    (lambda: to_action(FLOW, method="best"), "method must be one of auto, exact, taylor, normal_ordered, projection, got 'best'."),
     (lambda: to_action(FLOW, 7, method="exact"), "the action of this learner has order 8; it is exact only in full, got order=7. Ask"),
     (lambda: to_action(DIFFUSION, 1, method="exact"), "the action of this learner has order 2; it is exact only in full, got order=1."),
-    (lambda: to_action("a flow"), "to_action must be given a QuadraticFlow or a DDPM, got str."),
+    (lambda: to_action("a flow"), "a model must be a learner, a torch module with log_prob, or be given as log_prob= or score=, got str."),
     (lambda: to_action(FLOW, at=[0.0, 0.0]), "at must have shape (..., 3), got (2,)"),
     (lambda: to_action(FLOW, at=np.zeros((2, 3))), "at must be one point of shape (3,), got shape (2, 3)."),
     (lambda: to_action(FLOW, at=[0.0, 0.0, np.inf]), "at must be finite"),
