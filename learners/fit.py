@@ -327,10 +327,15 @@ class Training:
         if header.get("settings") != self.settings:
             raise FileFormatError(f"{self.checkpoint} must belong to this fit, it was written with other samples or settings; "
                                   "remove it or choose another checkpoint.")
-        self.step, self.best_step, self._saved_step = header["step"], header["best_step"], header["step"]
-        self.best_loss, self.records = arrays["best_loss"].copy(), list(arrays["records"])
-        for name, value in self._state().items():
-            value.copy_(torch.from_numpy(arrays[name]))
+        try:
+            self.step, self.best_step, self._saved_step = int(header["step"]), int(header["best_step"]), int(header["step"])
+            self.best_loss[:] = arrays["best_loss"]
+            self.records = list(np.reshape(arrays["records"], (-1, 3 + 2 * self.best_loss.size)))
+            for name, value in self._state().items():
+                value.copy_(torch.from_numpy(arrays[name]))
+        except (LookupError, TypeError, ValueError, RuntimeError):
+            raise FileFormatError(f"{self.checkpoint} must be a complete checkpoint, parts of it are missing or have other shapes; "
+                                  "remove it to begin anew.") from None
 
     def _state(self) -> Weights:
         state = {"now": self.now, "first": self.first, "second": self.second, "best": self.best_weights}

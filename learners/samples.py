@@ -1,8 +1,7 @@
 """Samples that a learner has accepted: checked, without constant columns, held in memory or read from a file when they are needed.
 
-What was read from a mapped file once counts as memory of this process until it is given back, so that a pass over the file, or enough
-random rows, would fill it. Pages are therefore released after every few megabytes; the system keeps them in its cache as long as there
-is room.
+Pages of a mapped file count as memory of the process that touched them until it gives them back; a system may map two megabytes around
+a single row. A pass over all rows therefore returns pages every few megabytes, and random rows are read through the file instead.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import mmap
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,9 +19,7 @@ from fieldtheory.errors import InputError
 
 from .data import fingerprint
 
-_CHUNK = 2**24  # numbers that are read at once when all rows are gone through
-_NEIGHBOURHOOD = 2**16  # bytes that the system maps around a page that is read
-_HELD = 2**27  # bytes that may be mapped before they are given back
+_CHUNK = 2**22  # numbers that are read at once when all rows are gone through
 
 
 class HeldSamples:
@@ -96,8 +94,9 @@ class MappedSamples:
     """
 
     def __init__(self, array: np.memmap, min_samples: int = 2):
-        self._array, self._mapped, self._transform = array, 0, None
+        self._array, self._transform = array, None
         as_samples(array[:min_samples], min_samples=min_samples)
+        self._file = _opened(array)
         self._survey()
 
     def __len__(self) -> int:
@@ -105,14 +104,16 @@ class MappedSamples:
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """These rows in ascending order, shape (n_indices, n_varying), float64 and transformed."""
-        per_row = max(_NEIGHBOURHOOD, self._array.strides[0])
-        parts = np.array_split(np.sort(indices), 1 + len(indices) * per_row // _HELD)
-        rows = np.concatenate([self._part(part, per_row) for part in parts])
+        indices = np.sort(indices)
+        rows = self._array[indices] if self._file is None else self._read(indices)
+        rows = self.columns.drop(rows.astype(np.float64, copy=False))
         return rows if self._transform is None else self._transform(rows)
 
-    def _part(self, indices: np.ndarray, per_row: int) -> np.ndarray:
-        rows = self.columns.drop(np.asarray(self._array[indices], dtype=np.float64))
-        self._release_after(len(indices) * per_row)
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        rows = np.empty((len(indices), self._array.shape[1]), dtype=self._array.dtype)
+        first = _position(self._array)
+        for row, place in zip(rows, (first + indices.astype(np.int64) * self._array.strides[0]).tolist()):
+            os.preadv(self._file.fileno(), [row], place)
         return rows
 
     def transformed(self, transform: Callable[[np.ndarray], np.ndarray]) -> MappedSamples:
@@ -147,22 +148,38 @@ class MappedSamples:
         size = max(1, _CHUNK // self._array.shape[1])
         for first in range(0, len(self), size):
             rows = np.array(self._array[first : first + size], dtype=np.float64, order="C")
-            self._release_after(rows.size * self._array.dtype.itemsize)
+            _release(self._array)
             if not np.isfinite(rows).all():
                 row, column = np.argwhere(~np.isfinite(rows))[0]
                 raise InputError(f"samples must be finite, the first NaN or infinite entry is at index {(int(first + row), int(column))}; "
                                  "remove or impute such rows.")
             yield rows
 
-    def _release_after(self, n_bytes: int) -> None:
-        """Give pages back once enough of them may be mapped."""
-        self._mapped += n_bytes
-        owner = self._array
-        while isinstance(owner, np.ndarray):
-            owner = owner.base
-        if self._mapped > _HELD and isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") and self._array.mode != "c":
-            owner.madvise(mmap.MADV_DONTNEED)
-            self._mapped = 0
+
+def _owners(array: np.memmap) -> tuple[np.memmap, mmap.mmap]:
+    """The array that was mapped, of which this one may be a view, and the map."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array, array.base
+
+
+def _position(array: np.memmap) -> int:
+    """Of the first row in its file, in bytes."""
+    mapped, _ = _owners(array)
+    return mapped.offset + array.ctypes.data - mapped.ctypes.data
+
+
+def _opened(array: np.memmap):
+    """The file, if it holds each row in one piece and this process has not changed its copy of it."""
+    whole_rows = array.strides[1] == array.dtype.itemsize
+    return open(array.filename, "rb", buffering=0) if array.filename and array.mode != "c" and whole_rows else None
+
+
+def _release(array: np.memmap) -> None:
+    """Give back all pages but those of a private copy, which exist nowhere else."""
+    owner = _owners(array)[1]
+    if array.mode != "c" and isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 Samples = HeldSamples | MappedSamples

@@ -38,29 +38,36 @@ class Halves(nn.Module):
         if sorted(together) != list(range(len(together))) or not (self.read and self.written):
             raise InputError("read and written must be non-empty and together name every variable once, got "
                              f"{self.read} and {self.written}.")
-        self._in_order, self._reversed = (order == sorted(order) for order in (together, self.written + self.read))
+        self._in_order = together == sorted(together)
+        self._slices = _as_slice(self.read), _as_slice(self.written)
         self.register_buffer("order", torch.tensor(together), persistent=False)
         self.register_buffer("inverse", torch.argsort(self.order), persistent=False)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_r, x_w), without copies where both are blocks of neighbours."""
-        if self._reversed:
-            return x[:, len(self.written):], x[:, :len(self.written)]
-        x = x if self._in_order else x.index_select(1, self.order)
-        return x[:, :len(self.read)], x[:, len(self.read):]
+        """(x_r, x_w), without copies where both are evenly spaced."""
+        if all(self._slices):
+            return x[:, self._slices[0]], x[:, self._slices[1]]
+        return x.index_select(1, self.order).split([len(self.read), len(self.written)], dim=1)
 
     def join(self, read: Tensor, written: Tensor) -> Tensor:
         """Inverse of `split`."""
-        if self._reversed:
-            return torch.cat([written, read], dim=1)
         x = torch.cat([read, written], dim=1)
         return x if self._in_order else x.index_select(1, self.inverse)
 
 
-def alternate(n_dim: int, n_layers: int) -> list[tuple[range, range]]:
-    """(read, written) of coupling layers that take turns: the first ⌈n_dim/2⌉ variables are read first."""
-    halves = range((n_dim + 1) // 2), range((n_dim + 1) // 2, n_dim)
-    return [halves if l % 2 == 0 else halves[::-1] for l in range(n_layers)]
+def _as_slice(indices: list[int]) -> slice | None:
+    """The slice that names ascending, evenly spaced indices."""
+    steps = set(np.diff(indices)) or {1}
+    return slice(indices[0], indices[-1] + 1, int(min(steps))) if len(steps) == 1 and min(steps) > 0 else None
+
+
+def checkerboard(n_dim: int, n_layers: int) -> list[tuple[range, range]]:
+    """(read, written) of coupling layers that take turns: variables 0, 2, 4, … are read first, then 1, 3, 5, …
+
+    Neighbours are what tells most about a variable; halves in one piece would leave most of them out.
+    """
+    turns = range(0, n_dim, 2), range(1, n_dim, 2)
+    return [turns if l % 2 == 0 else turns[::-1] for l in range(n_layers)]
 
 
 class _CouplingLayer(Layer):

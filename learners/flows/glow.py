@@ -54,10 +54,10 @@ class Glow(Flow):
     (2, 16)
     """
 
-    recipe: ClassVar[dict] = {"learning_rate": 3e-3}
+    recipe: ClassVar[dict] = {"learning_rate": 5e-3, "precision": "float32"}
 
     def __init__(self, shape: Sequence[int] | None = None, n_dim: int | None = None, n_layers: int = 4, hidden: int = 64,
-                 n_scales: int | None = None, unit: str = "tanh"):
+                 n_scales: int | None = None, unit: str = "silu"):
         if (shape is None) == (n_dim is None):
             raise InputError(f"Glow must be given shape or n_dim, got shape={shape} and n_dim={n_dim}.")
         shape = (as_count(n_dim, "n_dim"), 1, 1) if shape is None else _image_shape(shape)

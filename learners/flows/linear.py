@@ -22,7 +22,7 @@ from fieldtheory.errors import InputError
 
 from .layer import Layer
 
-_BOUND = 3.0  # c of ln d: at the start a random rotation, whose pivots lie within it up to hundreds of variables
+_BOUND = 3.0  # c of ln d; the pivots of random rotations lie within it up to hundreds of variables
 
 
 class LinearLayer(Layer):
@@ -114,7 +114,7 @@ class LUMatrix(nn.Module):
 
 
 class LULinearLayer(Layer):
-    """y = P L U x + b; the identity at first, a random rotation at the start of a fit.
+    """y = P L U x + b; the identity at first, also at the start of a fit.
 
     Parameters
     ----------
@@ -145,11 +145,6 @@ class LULinearLayer(Layer):
     def to_data(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z → W^{-1}(z − b), −Σ ln U_ii."""
         return self.lu.solve((z - self.bias).T).T, -self.lu.log_det()
-
-    def draw(self, rng: np.random.Generator) -> None:
-        """W a random rotation, b = 0."""
-        self.lu.draw(rng)
-        nn.init.zeros_(self.bias)
 
 
 class PermutationLayer(Layer):
@@ -205,10 +200,6 @@ class ScalingLayer(Layer):
     def to_data(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z → e^{−s} z, −Σ s."""
         return z * (-self.log_scale).exp(), -self.log_scale.sum()
-
-    def draw(self, rng: np.random.Generator) -> None:
-        """s = 0."""
-        nn.init.zeros_(self.log_scale)
 
 
 class ActNormLayer(Layer):

@@ -1,6 +1,6 @@
 """NICE: L. Dinh, D. Krueger, Y. Bengio, *NICE: Non-linear independent components estimation*, arXiv:1410.8516.
 
-    z = e^s · (c_L ∘ … ∘ c_1)(W x + b),    c_l additive coupling layers that take turns in which half they write.
+    z = e^s · (c_L ∘ … ∘ c_1)(W x + b),    c_l additive coupling layers that take turns in a checkerboard.
 
 W and b whiten. All Jacobians are constant, so Var_p[ln p] = n_dim/2 whatever the flow has learned (`learners.flows.base`).
 """
@@ -14,7 +14,7 @@ from fieldtheory.arrays import as_count
 
 from .base import Flow
 from .conditioners import MLP
-from .coupling import AdditiveCouplingLayer, alternate
+from .coupling import AdditiveCouplingLayer, checkerboard
 from .layer import Layer
 from .linear import ScalingLayer
 
@@ -27,7 +27,7 @@ class NICE(Flow):
     n_dim : int
         Number of variables, at least 2.
     n_layers : int
-        Coupling layers. Layers 1, 3, … read the first ⌈n_dim/2⌉ variables and write the others, layers 2, 4, … the other way round.
+        Coupling layers. Layers 1, 3, … read variables 0, 2, 4, … and write the others, layers 2, 4, … the other way round.
     hidden : sequence of int
         Units in each hidden layer of the networks that shift.
     unit : {"tanh", "softplus", "silu"}
@@ -38,7 +38,7 @@ class NICE(Flow):
     array(-2.7568156)
     """
 
-    recipe: ClassVar[dict] = {"learning_rate": 3e-3}
+    recipe: ClassVar[dict] = {"learning_rate": 3e-3, "precision": "float32"}
 
     def __init__(self, n_dim: int, n_layers: int = 6, hidden: Sequence[int] = (64, 64), unit: str = "tanh"):
         super().__init__(n_dim)
@@ -48,7 +48,7 @@ class NICE(Flow):
     def build(self, n_dim: int) -> list[Layer]:
         """Coupling layers that change nothing yet, and the scaling."""
         couplings = [AdditiveCouplingLayer(MLP(len(read), len(written), self.hidden, self.unit), read, written)
-                     for read, written in alternate(n_dim, self.n_layers)]
+                     for read, written in checkerboard(n_dim, self.n_layers)]
         return [*couplings, ScalingLayer(n_dim)]
 
     def config(self) -> dict:

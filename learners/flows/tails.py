@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,10 +41,6 @@ class TailLayer(Layer):
     def to_data(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The same with −p."""
         return _bent(z, -self.log_power)
-
-    def draw(self, rng: np.random.Generator) -> None:
-        """p = 0."""
-        nn.init.zeros_(self.log_power)
 
 
 def _bent(x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
