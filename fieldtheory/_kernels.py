@@ -10,39 +10,41 @@ A head with most of its entries has a quadratic form; its symmetric matrix B, of
 
     y = B x_{<q},    s = x_{<q}·y,    P = Π_{head} x,    S += P s,    ∂_{<q} S += 2 P y,    ∂_h S += s Π_{other heads} x,
 
-and heads of the same size share one matrix product, which is where nearly all the arithmetic is. Everything compiled for this lives in
-one file, because a cached kernel does not notice changes in a callee elsewhere.
+and heads of the same size share one matrix product, which is where nearly all the arithmetic is.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from ._jit import borrowed, njit, spliced
+
+_SUMS = {"reassoc", "contract", "nsz"}  # for sums along sites and couplings, which may go in any order
 _BLOCK = 128  # sites whose running values stay in the cache
+_LANES = 64  # lanes of one product of pairs, few enough that it is not spread over threads up to 10 variables
 
 
-@njit(cache=True, error_model="numpy", inline="always")  # a call would count references to all arrays of the polynomial
+@spliced
 def value_and_score(poly, x, value, score):
     """Add S(x) without its constant to `value` (n_lanes,) and overwrite `score` (n_dim, n_lanes)."""
-    if x.shape[1] == 1:  # along sites and couplings instead; each part a function of its arrays, because calls count references
+    poly, x, value, score = borrowed((poly, x, value, score))
+    if x.shape[1] == 1:  # along sites and couplings instead
         point, slope = x.reshape(x.size), score.reshape(score.size)
-        _onsite_single(poly.onsite, point, value, slope)
-        if poly.bond_ptr.size:
-            _bonds_single(poly.neighbours, poly.bonds, poly.bond_ptr, point, value, slope)
-        if poly.tails.size:
-            _fibers_single(poly.heads, poly.head_ptr, poly.tails, poly.weights, poly.entry_ptr, point, value, slope)
-        if poly.sizes.size:
-            _squares_single(poly.sizes, poly.group_ptr, poly.square_heads, poly.square_head_ptr, poly.coefficients, poly.starts, point,
-                            value, slope)
-        return
-    _onsite_lanes(poly.onsite, x, value, score)
-    _bond_lanes(poly, x, value, score)
-    _fiber_lanes(poly, x, value, score)
-    _square_lanes(poly, x, value, score)
+        _onsite_single(poly, point, value, slope)
+        _bonds_single(poly, point, value, slope)
+        _fibers_single(poly, point, value, slope)
+        _squares_single(poly, point, value, slope)
+    else:
+        _onsite_lanes(poly.onsite, x, value, score)
+        _bond_lanes(poly, x, value, score)
+        _fiber_lanes(poly, x, value, score)
+        if poly.pair_matrix.size:
+            _pair_lanes(poly.pair_matrix, x, value, score)
+        else:
+            _square_lanes(poly, x, value, score)
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _onsite_lanes(onsite, x, value, score):
     """Horner's rule for value and slope; overwrites `score`."""
     n_lanes = x.shape[1]
@@ -56,7 +58,7 @@ def _onsite_lanes(onsite, x, value, score):
             value[c] += S * x[i, c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _bond_lanes(poly, x, value, score):
     """Adds the bonds to `score`, and x·(what they add)/2 to `value`."""
     n_lanes = x.shape[1]
@@ -73,7 +75,7 @@ def _bond_lanes(poly, x, value, score):
             value[c] += pull[c] * x[j, c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _fiber_lanes(poly, x, value, score):
     n_lanes = x.shape[1]
     P, s = np.empty(n_lanes), np.empty(n_lanes)
@@ -89,7 +91,7 @@ def _fiber_lanes(poly, x, value, score):
         _close(head, x, P, s, value, score)
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _square_lanes(poly, x, value, score):
     n_dim, n_lanes = x.shape
     P, s, V = np.empty(n_lanes), np.empty(n_lanes), np.empty((n_dim, n_lanes))
@@ -114,7 +116,54 @@ def _square_lanes(poly, x, value, score):
                 score[i, c] += 2.0 * V[i, c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
+def _pair_lanes(matrix, x, value, score):
+    """A⁽⁴⁾_ij·· x x and A⁽³⁾_i·· x x of some lanes at a time in one product; the gradient is k times A⁽ᵏ⁾ x ⋯ x, and S is x·that/k."""
+    n, n_pairs, size = x.shape[0], matrix.shape[1], min(_LANES, x.shape[1])
+    room = np.empty((2 * n_pairs + n) * size)
+    for start in range(0, x.shape[1], size):
+        n_lanes = min(size, x.shape[1] - start)
+        pairs = room[: n_pairs * n_lanes].reshape(n_pairs, n_lanes)
+        contracted = room[n_pairs * n_lanes : (2 * n_pairs + n) * n_lanes].reshape(n_pairs + n, n_lanes)
+        _multiply_pairs(x, start, pairs)
+        np.dot(matrix[:-1], pairs, contracted)
+        _close_pairs(matrix[-1], x, start, pairs, contracted, value[start : start + n_lanes], score)
+
+
+@njit
+def _multiply_pairs(x, start, pairs):
+    e = 0
+    for j in range(x.shape[0]):
+        for i in range(j + 1):
+            for c in range(pairs.shape[1]):
+                pairs[e, c] = x[i, start + c] * x[j, start + c]
+            e += 1
+
+
+@njit
+def _close_pairs(quadratic, x, start, pairs, contracted, value, score):
+    """Add to S and ∇S."""
+    e, lanes, stop = 0, range(value.size), start + value.size
+    for j in range(x.shape[0]):
+        cubic, here, slope = contracted[quadratic.size + j], x[j, start:stop], score[j, start:stop]
+        for c in lanes:
+            value[c] += cubic[c] * here[c]
+            slope[c] += 3.0 * cubic[c]
+        for i in range(j):
+            a, quartic, other, other_slope = quadratic[e], contracted[e], x[i, start:stop], score[i, start:stop]
+            for c in lanes:
+                value[c] += 2.0 * pairs[e, c] * (quartic[c] + a)
+                other_slope[c] += (4.0 * quartic[c] + 2.0 * a) * here[c]
+                slope[c] += (4.0 * quartic[c] + 2.0 * a) * other[c]
+            e += 1
+        a, quartic = quadratic[e], contracted[e]
+        for c in lanes:
+            value[c] += pairs[e, c] * (quartic[c] + a)
+            slope[c] += (4.0 * quartic[c] + 2.0 * a) * here[c]
+        e += 1
+
+
+@njit
 def _most_rows(poly):
     rows = 0
     for g in range(poly.sizes.size):
@@ -122,7 +171,7 @@ def _most_rows(poly):
     return rows
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _most_entries(poly):
     entries = 0
     for g in range(poly.sizes.size):
@@ -130,7 +179,7 @@ def _most_entries(poly):
     return entries
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _matrices(coefficients, starts, q, filled):
     """The symmetric matrices B of some heads below each other, shape (n_heads q, q); `filled` is room for them."""
     for f in range(starts.size):
@@ -143,7 +192,7 @@ def _matrices(coefficients, starts, q, filled):
     return filled[: starts.size * q * q].reshape(starts.size * q, q)
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _product(head, left_out, x, P):
     """P = Π x over the head, without the position left out."""
     P[:] = 1.0
@@ -154,7 +203,7 @@ def _product(head, left_out, x, P):
                 P[c] *= x[h, c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _close(head, x, P, s, value, score):
     """S += P s and ∂_h S += s Π_{other heads} x; P is overwritten."""
     if head.size == 2:  # order 4 of a dense theory: one pass instead of seven
@@ -173,9 +222,10 @@ def _close(head, x, P, s, value, score):
             score[h, c] += P[c] * s[c]
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _onsite_single(onsite, x, value, score):
+@spliced(fastmath=_SUMS)
+def _onsite_single(poly, x, value, score):
     """Horner's rule in blocks of sites, power by power; overwrites `score`."""
+    onsite = poly.onsite
     top, size, total = onsite.shape[0] - 1, min(_BLOCK, x.size), 0.0
     S = np.empty(size)
     for start in range(0, x.size, size):
@@ -193,67 +243,55 @@ def _onsite_single(onsite, x, value, score):
     value[0] += total
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _bonds_single(neighbours, bonds, bond_ptr, x, value, score):
+@spliced(fastmath=_SUMS)
+def _bonds_single(poly, x, value, score):
     total = 0.0
-    for j in range(bond_ptr.size - 1):
+    for j in range(poly.bond_ptr.size - 1):
         pull, here = 0.0, x[j]
-        for e in range(bond_ptr[j], bond_ptr[j + 1]):
-            pull += bonds[e] * x[neighbours[e]]
-            score[neighbours[e]] += bonds[e] * here
+        for e in range(poly.bond_ptr[j], poly.bond_ptr[j + 1]):
+            i, w = poly.neighbours[e], poly.bonds[e]
+            pull += w * x[i]
+            score[i] += w * here
         score[j] += pull
         total += pull * here
     value[0] += total
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _fibers_single(heads, head_ptr, tails, weights, entry_ptr, x, value, score):
-    for f in range(head_ptr.size - 1):
-        P, s = 1.0, 0.0
-        for a in range(head_ptr[f], head_ptr[f + 1]):
-            P *= x[heads[a]]
-        for e in range(entry_ptr[f], entry_ptr[f + 1]):
-            score[tails[e]] += weights[e] * P
-            s += weights[e] * x[tails[e]]
-        value[0] += P * s
-        for a in range(head_ptr[f], head_ptr[f + 1]):
-            others = s
-            for b in range(head_ptr[f], head_ptr[f + 1]):
-                if b != a:
-                    others *= x[heads[b]]
-            score[heads[a]] += others
+@spliced(fastmath=_SUMS)
+def _fibers_single(poly, x, value, score):
+    for f in range(poly.head_ptr.size - 1):
+        P, s, head = 1.0, 0.0, poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
+        for h in head:
+            P *= x[h]
+        for e in range(poly.entry_ptr[f], poly.entry_ptr[f + 1]):
+            t, w = poly.tails[e], poly.weights[e]
+            score[t] += w * P
+            s += w * x[t]
+        _close_single(head, x, P, s, value, score)
 
 
-@njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _squares_single(sizes, group_ptr, heads, head_ptr, coefficients, starts, x, value, score):
+@spliced(fastmath=_SUMS)
+def _squares_single(poly, x, value, score):
     """s = Σ c_ij x_i x_j of each head, and Σ P c over all of them, from which the gradient follows: two passes along each run of pairs."""
-    n = sizes[-1]
+    if poly.sizes.size == 0:
+        return
+    n = poly.sizes[-1]
     pairs, weighted, e = np.empty(n * (n + 1) // 2), np.zeros(n * (n + 1) // 2), 0
     for j in range(n):
         for i in range(j + 1):
             pairs[e + i] = x[i] * x[j]
         e += j + 1
-    for g in range(sizes.size):
-        n_pairs = sizes[g] * (sizes[g] + 1) // 2
-        for f in range(group_ptr[g], group_ptr[g + 1]):
-            P, s, c = 1.0, 0.0, coefficients[starts[f] : starts[f] + n_pairs]
-            for a in range(head_ptr[f], head_ptr[f + 1]):
-                P *= x[heads[a]]
-            for e in range(c.size):
+    for g in range(poly.sizes.size):
+        n_pairs = poly.sizes[g] * (poly.sizes[g] + 1) // 2
+        for f in range(poly.group_ptr[g], poly.group_ptr[g + 1]):
+            head = poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]]
+            P, s, c = 1.0, 0.0, poly.coefficients[poly.starts[f] : poly.starts[f] + n_pairs]
+            for h in head:
+                P *= x[h]
+            for e in range(n_pairs):
                 s += c[e] * pairs[e]
                 weighted[e] += P * c[e]
-            value[0] += P * s
-            if head_ptr[f + 1] - head_ptr[f] == 2:  # order 4, nearly all heads of most theories
-                h, k = heads[head_ptr[f]], heads[head_ptr[f] + 1]
-                score[h] += s * x[k]
-                score[k] += s * x[h]
-                continue
-            for a in range(head_ptr[f], head_ptr[f + 1]):
-                others = s
-                for b in range(head_ptr[f], head_ptr[f + 1]):
-                    if b != a:
-                        others *= x[heads[b]]
-                score[heads[a]] += others
+            _close_single(head, x, P, s, value, score)
     e = 0
     for j in range(n):
         pull = 0.0
@@ -264,12 +302,29 @@ def _squares_single(sizes, group_ptr, heads, head_ptr, coefficients, starts, x, 
         e += j + 1
 
 
-@njit(cache=True, error_model="numpy")
+@spliced(fastmath=_SUMS)
+def _close_single(head, x, P, s, value, score):
+    """S += P s and ∂_h S += s Π_{other heads} x."""
+    value[0] += P * s
+    if head.size == 2:  # order 4 of a dense theory, nearly all heads of most theories
+        score[head[0]] += s * x[head[1]]
+        score[head[1]] += s * x[head[0]]
+        return
+    for a in range(head.size):
+        others = s
+        for b in range(head.size):
+            if b != a:
+                others *= x[head[b]]
+        score[head[a]] += others
+
+
+@njit
 def hessian_vector(poly, x, v, out):
     """Overwrite `out` (n_dim, n_lanes) with the second derivatives at x contracted with v, both (n_dim, n_lanes).
 
     It is the slope of the score along v; slopes are primed: s' and P' follow from the product rule.
     """
+    poly, x, v, out = borrowed((poly, x, v, out))
     n_lanes = x.shape[1]
     P, slope, s, s_slope = np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes), np.empty(n_lanes)
     _onsite_slope(poly.onsite, x, v, out)
@@ -306,7 +361,7 @@ def hessian_vector(poly, x, v, out):
             _close_slope(head, x, v, P, slope, s, s_slope, out)
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _onsite_slope(onsite, x, v, out):
     """Horner's rule for the second derivative times v; overwrites `out`."""
     for i in range(x.shape[0]):
@@ -319,7 +374,7 @@ def _onsite_slope(onsite, x, v, out):
             out[i, c] = 2.0 * (bend * x[i, c] + slope) * v[i, c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _product_slope(head, left_out, x, v, P, slope):
     """P = Π x over the head without the position left out, and its slope along v."""
     P[:], slope[:] = 1.0, 0.0
@@ -331,7 +386,7 @@ def _product_slope(head, left_out, x, v, P, slope):
                 P[c] *= x[h, c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _close_slope(head, x, v, P, slope, s, s_slope, out):
     """Slope of ∂_h S = s Π_{other heads} x; P and slope are overwritten."""
     for a in range(head.size):
@@ -341,9 +396,10 @@ def _close_slope(head, x, v, P, slope, s, s_slope, out):
             out[h, c] += s_slope[c] * P[c] + s[c] * slope[c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def hessian(poly, x, out):
     """Overwrite `out` (n_dim, n_dim, n_lanes) with the second derivatives at x (n_dim, n_lanes)."""
+    poly, x, out = borrowed((poly, x, out))
     n_dim, n_lanes = x.shape
     P, s, ones, diagonal = np.empty(n_lanes), np.empty(n_lanes), np.ones_like(x), np.empty_like(x)
     _onsite_slope(poly.onsite, x, ones, diagonal)
@@ -369,7 +425,7 @@ def hessian(poly, x, out):
         _square_hessian(poly, g, x, out)
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _square_hessian(poly, g, x, out):
     n_lanes = x.shape[1]
     q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
@@ -398,7 +454,7 @@ def _square_hessian(poly, g, x, out):
         _add_head_pairs(head, x, s, out)
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _add_pair(i, j, weight, P, out):
     """Both orders of the derivative by x_i and x_j of weight P x_i x_j."""
     for c in range(P.size):
@@ -407,7 +463,7 @@ def _add_pair(i, j, weight, P, out):
         out[j, i, c] += weight * P[c]
 
 
-@njit(cache=True, error_model="numpy")
+@njit
 def _add_head_pairs(head, x, s, out):
     """s Π_{other heads} x to every ordered pair of head positions."""
     P = np.empty(s.size)

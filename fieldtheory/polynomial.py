@@ -9,7 +9,10 @@ The couplings of order ≥ 1 are split into four parts, each for what it is good
 *fibers*, for couplings of order 3 and above with few entries: those that share all indices but the first;
 
 *squares*, for couplings with most of their entries: the entries (i ≤ j ≤ h ≤ …) with a common *head*, the indices after the first two,
-are a quadratic form in the first h + 1 variables. In colexicographic order they lie together, as the pairs (i, j) do.
+are a quadratic form in the first h + 1 variables. In colexicographic order they lie together, as the pairs (i, j) do;
+
+*pairs*, squares of few variables once more: products of matrices of a few variables are slow, and one of all pairs x_i x_j is not, though
+it does three times the arithmetic.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from .packing import colex_indices, multiplicity
 from .tensors import SymmetricTensor
 
 _DENSE = 0.15  # share of non-zero entries that are not on-site above which squares beat fibers, measured on 64 lanes
+_PAIRED = 16  # variables up to which a matrix of pairs is faster than squares at all numbers of lanes
 
 
 class Polynomial(NamedTuple):
@@ -43,6 +47,9 @@ class Polynomial(NamedTuple):
         As heads and head_ptr.
     coefficients, starts : arrays
         The q (q + 1)/2 coefficients of x_i x_j of head f begin at starts[f].
+    pair_matrix : ndarray, shape (n_pairs + n_dim + 1, n_pairs) or (0, 0)
+        With columns (h ≤ k) and their multiplicity m: m A⁽⁴⁾_ijhk in rows (i ≤ j), m A⁽³⁾_ihk in rows i, A⁽²⁾_hk in the last. Empty where
+        squares are faster, or of order above 4.
     """
 
     onsite: np.ndarray
@@ -60,6 +67,7 @@ class Polynomial(NamedTuple):
     square_head_ptr: np.ndarray
     coefficients: np.ndarray
     starts: np.ndarray
+    pair_matrix: np.ndarray
 
 
 def polynomial(couplings: dict[int, SymmetricTensor], n_dim: int) -> Polynomial:
@@ -71,7 +79,8 @@ def polynomial(couplings: dict[int, SymmetricTensor], n_dim: int) -> Polynomial:
         elif k > 0:
             few[k] = _split_onsite(T, onsite)
     pairs = few.pop(2, None)
-    return Polynomial(onsite[: _highest(onsite)], *_bonds(pairs, n_dim), *_fibers(few.values()), *_squares(many, n_dim))
+    return Polynomial(onsite[: _highest(onsite)], *_bonds(pairs, n_dim), *_fibers(few.values()), *_squares(many, n_dim),
+                      _pair_matrix(many, n_dim))
 
 
 def _highest(onsite: np.ndarray) -> int:
@@ -124,6 +133,23 @@ def _squares(tensors: list[SymmetricTensor], n_dim: int) -> tuple:
     coefficients = np.concatenate([np.empty(0), *(T.multiplicity * T.values for T in tensors)])
     return (found, _pointers(per_group), np.concatenate([_ints(), *(rows[i] for i in grouped)]), _pointers(counts[grouped]),
             coefficients, starts[grouped])
+
+
+def _pair_matrix(tensors: list[SymmetricTensor], n_dim: int) -> np.ndarray:
+    if not tensors or n_dim > _PAIRED or max(T.order for T in tensors) > 4:
+        return np.empty((0, 0))
+    pairs = colex_indices(n_dim, 2)
+    i, j = pairs.T
+    matrix = np.zeros((len(pairs) + n_dim + 1, len(pairs)))
+    for T in tensors:
+        A, m = T.dense(), multiplicity(pairs)
+        if T.order == 4:
+            matrix[: len(pairs)] = m * A[i, j][:, i, j]
+        elif T.order == 3:
+            matrix[len(pairs) : -1] = m * A[:, i, j]
+        else:
+            matrix[-1] = A[i, j]
+    return matrix
 
 
 def _ints(*values: int) -> np.ndarray:

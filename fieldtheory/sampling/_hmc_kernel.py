@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import njit
+from .._jit import borrowed, njit, spliced
 from ._motion_kernel import blank, kick, settle, turn
 
 _B = 0.21178
@@ -24,7 +24,7 @@ _LONGEST = 200  # turns of a trajectory
 DIVERGENT = 1000.0  # nats of energy error
 
 
-@njit
+@spliced
 def count_turns(path, step, single):
     """1 where one turn covers the whole path, else the even number of turns of at most `step` each."""
     if single:
@@ -32,7 +32,7 @@ def count_turns(path, step, single):
     return 2 * max(1, min(_LONGEST // 2, int(np.ceil(0.5 * path / step))))
 
 
-@njit
+@spliced
 def _kick_time(s, n):
     """Of kick s in 0 … n, in units of a turn."""
     if n == 1:
@@ -42,7 +42,7 @@ def _kick_time(s, n):
     return 2 - 4 * _B if s % 2 else 4 * _B
 
 
-@njit
+@spliced
 def fly(polynomial, frame, lanes, v, score, angle, n_turns):
     """Move lanes and velocities along n_turns turns, in place; the force of `lanes` must be that of where they start."""
     kick(v, lanes.force, _kick_time(0, n_turns) * angle)
@@ -52,7 +52,7 @@ def fly(polynomial, frame, lanes, v, score, angle, n_turns):
         kick(v, lanes.force, _kick_time(s, n_turns) * angle)
 
 
-@njit
+@spliced
 def iterate(polynomial, frame, lanes, trial, v, score, beta, angle, n_turns, rng, energy, gain):
     """One trajectory of every lane, and acceptance.
 
@@ -60,10 +60,10 @@ def iterate(polynomial, frame, lanes, trial, v, score, beta, angle, n_turns, rng
     (n_lanes,) with the logarithm of the acceptance ratio, −inf where a trajectory ran away.
     """
     n_dim, n_lanes = v.shape
-    energy[:] = -lanes.value
+    energy[:], spread = -lanes.value, 1 / np.sqrt(beta)
     for i in range(n_dim):
         for c in range(n_lanes):
-            v[i, c] = rng.standard_normal() / np.sqrt(beta[c])
+            v[i, c] = rng.standard_normal() * spread[c]
             energy[c] += 0.5 * v[i, c] * v[i, c]
             trial.y[i, c] = lanes.y[i, c]
             trial.force[i, c] = lanes.force[i, c]
@@ -75,7 +75,7 @@ def iterate(polynomial, frame, lanes, trial, v, score, beta, angle, n_turns, rng
     accept(lanes, trial, beta, rng, gain)
 
 
-@njit
+@spliced
 def accept(lanes, trial, beta, rng, gain):
     """Metropolis: `gain` comes in as −ΔH and leaves as the logarithm of the acceptance ratio; accepted lanes move to `trial`."""
     n_dim, n_lanes = lanes.y.shape
@@ -101,6 +101,7 @@ def trajectories(polynomial, frame, lanes, path, jitter, step, single, rng, inte
     before, H at the start of the last trajectory, and the number of divergent trajectories since the draw before. Returns the
     number of turns per lane.
     """
+    polynomial, frame, lanes = borrowed((polynomial, frame, lanes))
     trial, v, score = blank(lanes), np.empty_like(lanes.y), np.empty_like(lanes.y)
     gain, beta, total = np.empty_like(lanes.value), np.ones(lanes.value.size), 0
     for t in range(x.shape[0]):

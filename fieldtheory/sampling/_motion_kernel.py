@@ -81,14 +81,14 @@ def settle(polynomial, frame, lanes, score):
         kick(lanes.force, lanes.y, 1.0)
 
 
-@njit
+@spliced
 def kick(v, force, time):
     """v += time · force."""
     for k in range(v.size):  # flat, so that it vectorizes for one lane too
         v.flat[k] += time * force.flat[k]
 
 
-@njit
+@spliced
 def turn(y, v, angle):
     """The exact motion of a unit Gaussian for a time `angle`."""
     cos, sin = np.cos(angle), np.sin(angle)
@@ -96,7 +96,7 @@ def turn(y, v, angle):
         y.flat[k], v.flat[k] = cos * y.flat[k] + sin * v.flat[k], cos * v.flat[k] - sin * y.flat[k]
 
 
-@njit
+@spliced
 def copy(target, source):
     """Put lanes where others are."""
     for k in range(source.y.size):

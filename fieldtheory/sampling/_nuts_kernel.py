@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._jit import njit, spliced
+from .._jit import borrowed, njit, spliced
 from ._hmc_kernel import DIVERGENT
-from ._motion_kernel import Lanes, blank, copy, kick, settle, turn
+from ._motion_kernel import Lanes, copy, kick, settle, turn
 
 _DEEPEST = 10  # doublings
 
@@ -51,22 +51,22 @@ class Tree(NamedTuple):
     sum_open: np.ndarray
     nothing: np.ndarray
 
+    @classmethod
+    def blank(cls, chain: Lanes) -> Tree:
+        """Room for trees of a chain."""
+        n = chain.y.size
+        front, back, drawn = (Lanes(*map(np.empty_like, chain)) for _ in range(3))
+        return cls(front, back, drawn, *np.empty((5, n, 1)), *np.empty((2, _DEEPEST, n)), np.zeros((n, 1)))
 
-@njit
-def _plant(chain):
-    n = chain.y.shape[0]
-    return Tree(blank(chain), blank(chain), blank(chain), np.empty((n, 1)), np.empty((n, 1)), np.empty((n, 1)), np.empty((n, 1)),
-                np.empty((n, 1)), np.empty((_DEEPEST, n)), np.empty((_DEEPEST, n)), np.zeros((n, 1)))
 
-
-@njit
+@spliced
 def _add(a, b):
     """ln(eᵃ + eᵇ)."""
     top = max(a, b)
     return top if top == -np.inf else top + np.log1p(np.exp(min(a, b) - top))
 
 
-@njit
+@spliced
 def _energy(value, v):
     energy = -value
     for k in range(v.size):
@@ -155,13 +155,13 @@ def _transition(polynomial, frame, chain, tree, step, rng):
 
 
 @njit
-def transitions(polynomial, frame, chain, step, rng, interval, x, value, acceptance, energy, divergent):
+def transitions(polynomial, frame, chain, tree, step, rng, interval, x, value, acceptance, energy, divergent):
     """Every `interval`-th state of one chain, with what happened on the way.
 
     Overwrites x (n_draws, n_dim) and, of shape (n_draws,), S, the mean acceptance probability over the points of the trees, H at
     the start of the last, and the number of divergent trees since the draw before. Returns the number of steps.
     """
-    tree, n_steps = _plant(chain), 0
+    (polynomial, frame, chain, tree), n_steps = borrowed((polynomial, frame, chain, tree)), 0
     for t in range(x.shape[0]):
         acceptance[t], divergent[t] = 0.0, 0
         for _ in range(interval):

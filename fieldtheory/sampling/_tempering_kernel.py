@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import njit
+from .._jit import borrowed, njit
 from ._hmc_kernel import DIVERGENT, count_turns, iterate
 from ._motion_kernel import blank
 
@@ -54,6 +54,7 @@ def tempered(polynomial, frame, lanes, betas, lane, was_hot, path, jitter, step,
     `trajectories` overwrites, of the replicas at β = 1. Adds to met (R,) and swaps (R − 1,) the acceptance probabilities of
     trajectories and exchanges, summed over chains, and to trips (1,) the round trips. Returns the number of turns per lane.
     """
+    polynomial, frame, lanes = borrowed((polynomial, frame, lanes))
     trial, v, score = blank(lanes), np.empty_like(lanes.y), np.empty_like(lanes.y)
     gain, start, beta, total = np.empty_like(lanes.value), np.empty_like(lanes.value), np.empty_like(lanes.value), 0
     for c in range(lane.shape[0]):

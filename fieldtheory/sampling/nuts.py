@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..action import Action
-from ._nuts_kernel import transitions
+from ._nuts_kernel import Tree, transitions
 from .adaptation import first_guess, shorten_until_stable, warm_up
 from .walkers import Draws, Motion, Walkers
 
@@ -38,6 +38,7 @@ class NUTS:
         self.action, self.n_chains, self.rngs = action, n_chains, rng.spawn(n_chains)
         self.step_size, self.n_gradients, guess = 0.1, 0, first_guess(action)
         self.walkers = [Walkers(action, guess, 2 * own.normal(size=(action.n_dim, 1))) for own in self.rngs]
+        self.tree = Tree.blank(self.walkers[0].lanes)
 
     def warm_up(self, mass: str = "auto") -> NUTS:
         """Find the frame and the step; `mass` is auto, diagonal or dense."""
@@ -49,8 +50,8 @@ class NUTS:
         """Overwrite `draws` with every `interval`-th state of what comes next; returns the mean acceptance probability."""
         for c, (walker, rng) in enumerate(zip(self.walkers, self.rngs)):
             x, *rest = draws
-            self.n_gradients += transitions(walker.polynomial, walker.motion.frame, walker.lanes, self.step_size, rng, interval,
-                                            x[:, :, c], *(array[:, c] for array in rest))
+            self.n_gradients += transitions(walker.polynomial, walker.motion.frame, walker.lanes, self.tree, self.step_size, rng,
+                                            interval, x[:, :, c], *(array[:, c] for array in rest))
         return float(draws.acceptance.mean())
 
     @property

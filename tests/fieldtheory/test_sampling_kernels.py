@@ -162,3 +162,23 @@ def test_kernels_live_in_files_that_the_cache_watches():
     for path in PACKAGE.rglob("*.py"):
         if "_jit import njit" in path.read_text():
             assert path.match("_*kernel*.py"), path
+
+
+def test_borrowed_arrays_are_the_same_memory_in_the_same_kind_of_tuple():
+    """What compiled code writes into them arrives, through views and nested tuples too, and owners keep their references."""
+    from fieldtheory._jit import borrowed, njit
+
+    lanes = _motion_kernel.Lanes(*(np.zeros((2, 3)) for _ in range(3)), np.zeros(3))
+    frame, column, before = _motion_kernel.Frame(np.ones((2, 1)), np.ones((2, 1))), np.zeros((4, 3))[:, 1], sys.getrefcount(lanes.value)
+
+    @njit
+    def write(lanes, frame, column):
+        (lanes, frame), column = borrowed((lanes, frame)), borrowed(column)
+        lanes.y[:] = frame.root
+        lanes.value[1], column[2] = 2.0, 3.0
+        return lanes.x.shape[1]
+
+    width, after = write(lanes, frame, column), sys.getrefcount(lanes.value)
+    assert width == 3 and after == before
+    assert np.all(lanes.y == 1) and lanes.value.tolist() == [0, 2, 0] and column.tolist() == [0, 0, 3, 0]
+    assert borrowed(column) is column
