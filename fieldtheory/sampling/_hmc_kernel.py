@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._jit import borrowed, njit, spliced
+from .._jit import borrowed, njit
 from ._motion_kernel import blank, kick, settle, turn
 
 _B = 0.21178
@@ -24,7 +24,7 @@ _LONGEST = 200  # turns of a trajectory
 DIVERGENT = 1000.0  # nats of energy error
 
 
-@spliced
+@njit
 def count_turns(path, step, single):
     """1 where one turn covers the whole path, else the even number of turns of at most `step` each."""
     if single:
@@ -32,7 +32,7 @@ def count_turns(path, step, single):
     return 2 * max(1, min(_LONGEST // 2, int(np.ceil(0.5 * path / step))))
 
 
-@spliced
+@njit
 def _kick_time(s, n):
     """Of kick s in 0 … n, in units of a turn."""
     if n == 1:
@@ -42,7 +42,7 @@ def _kick_time(s, n):
     return 2 - 4 * _B if s % 2 else 4 * _B
 
 
-@spliced
+@njit
 def fly(polynomial, frame, lanes, v, score, angle, n_turns):
     """Move lanes and velocities along n_turns turns, in place; the force of `lanes` must be that of where they start."""
     kick(v, lanes.force, _kick_time(0, n_turns) * angle)
@@ -52,7 +52,7 @@ def fly(polynomial, frame, lanes, v, score, angle, n_turns):
         kick(v, lanes.force, _kick_time(s, n_turns) * angle)
 
 
-@spliced
+@njit
 def iterate(polynomial, frame, lanes, trial, v, score, beta, angle, n_turns, rng, energy, gain):
     """One trajectory of every lane, and acceptance.
 
@@ -75,7 +75,7 @@ def iterate(polynomial, frame, lanes, trial, v, score, beta, angle, n_turns, rng
     accept(lanes, trial, beta, rng, gain)
 
 
-@spliced
+@njit
 def accept(lanes, trial, beta, rng, gain):
     """Metropolis: `gain` comes in as −ΔH and leaves as the logarithm of the acceptance ratio; accepted lanes move to `trial`."""
     n_dim, n_lanes = lanes.y.shape

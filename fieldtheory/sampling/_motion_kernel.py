@@ -63,20 +63,22 @@ def density(polynomial, x, value, score):
 @spliced
 def settle(polynomial, frame, lanes, score):
     """Overwrite x, S and the force of lanes that have moved to y; `score` (n_dim, n_lanes) is scratch."""
-    if frame.root.shape[1] == 1:
+    diagonal = frame.root.shape[1] == 1
+    if diagonal:
         for i in range(lanes.y.shape[0]):
             for c in range(lanes.y.shape[1]):
                 lanes.x[i, c] = frame.mean[i, 0] + frame.root[i, 0] * lanes.y[i, c]
-        density(polynomial, lanes.x, lanes.value, score)
-        for i in range(lanes.y.shape[0]):
-            for c in range(lanes.y.shape[1]):
-                lanes.force[i, c] = frame.root[i, 0] * score[i, c] + lanes.y[i, c]
     else:
         np.dot(frame.root, lanes.y, lanes.x)
         for i in range(lanes.y.shape[0]):
             for c in range(lanes.y.shape[1]):
                 lanes.x[i, c] += frame.mean[i, 0]
-        density(polynomial, lanes.x, lanes.value, score)
+    density(polynomial, lanes.x, lanes.value, score)
+    if diagonal:
+        for i in range(lanes.y.shape[0]):
+            for c in range(lanes.y.shape[1]):
+                lanes.force[i, c] = frame.root[i, 0] * score[i, c] + lanes.y[i, c]
+    else:
         np.dot(frame.root.T, score, lanes.force)
         kick(lanes.force, lanes.y, 1.0)
 
