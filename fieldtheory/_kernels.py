@@ -222,7 +222,7 @@ def _close(head, x, P, s, value, score):
             score[h, c] += P[c] * s[c]
 
 
-@spliced(fastmath=_SUMS)
+@njit(fastmath=_SUMS)
 def _onsite_single(poly, x, value, score):
     """Horner's rule in blocks of sites, power by power; overwrites `score`."""
     onsite = poly.onsite
@@ -243,7 +243,7 @@ def _onsite_single(poly, x, value, score):
     value[0] += total
 
 
-@spliced(fastmath=_SUMS)
+@njit(fastmath=_SUMS)
 def _bonds_single(poly, x, value, score):
     total = 0.0
     for j in range(poly.bond_ptr.size - 1):
@@ -257,7 +257,7 @@ def _bonds_single(poly, x, value, score):
     value[0] += total
 
 
-@spliced(fastmath=_SUMS)
+@njit(fastmath=_SUMS)
 def _fibers_single(poly, x, value, score):
     for f in range(poly.head_ptr.size - 1):
         P, s, head = 1.0, 0.0, poly.heads[poly.head_ptr[f] : poly.head_ptr[f + 1]]
@@ -270,7 +270,7 @@ def _fibers_single(poly, x, value, score):
         _close_single(head, x, P, s, value, score)
 
 
-@spliced(fastmath=_SUMS)
+@njit(fastmath=_SUMS)
 def _squares_single(poly, x, value, score):
     """s = Σ c_ij x_i x_j of each head, and Σ P c over all of them, from which the gradient follows: two passes along each run of pairs."""
     if poly.sizes.size == 0:
@@ -302,7 +302,7 @@ def _squares_single(poly, x, value, score):
         e += j + 1
 
 
-@spliced(fastmath=_SUMS)
+@njit(fastmath=_SUMS)
 def _close_single(head, x, P, s, value, score):
     """S += P s and ∂_h S += s Π_{other heads} x."""
     value[0] += P * s
