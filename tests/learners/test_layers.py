@@ -317,7 +317,7 @@ def test_a_drawn_conditioner_is_uniform_inside_and_has_no_output():
     (lambda: PermutationLayer([]), "a permutation must name every variable once, got []."),
     (lambda: SqueezeLayer((1, 3, 4)), "height and width must be even to be squeezed, got 3 x 4; crop or pad the images."),
     (lambda: MLP(2, 2, (0,)), "hidden must be a whole number of at least 1, got 0."),
-    (lambda: MLP(2, 2, unit="relu"), "unit must be one of tanh, softplus, silu, got 'relu'."),
+    (lambda: MLP(2, 2, unit="relu"), "unit must be one of tanh, softplus, silu, or as many as there are hidden layers, 2; got 'relu'."),
     (lambda: AffineCouplingLayer(MLP(1, 2), [0], [0]), "read and written must be non-empty and together name every variable once"),
     (lambda: AffineCouplingLayer(MLP(1, 2), [0], [1], bound=0.0), "bound must be a positive number, got 0.0."),
     (lambda: AdditiveCouplingLayer(MLP(2, 1), [0, 1], []), "read and written must be non-empty"),

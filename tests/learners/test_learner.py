@@ -219,7 +219,7 @@ def test_a_hostile_file_gets_one_sentence(saved, change, message):
     ("NICE", _set("header", "config", "n_dim", 4), "its columns are inconsistent"),
     ("NICE", _set("header", "config", "hidden", [90, 90, 90]), "weights with "),
     ("NICE", _set("header", "config", "hidden", ["8"]), "hidden must be a whole number of at least 1, got '8'."),
-    ("NICE", _set("header", "config", "unit", "__import__"), "unit must be one of tanh, softplus, silu, got '__import__'."),
+    ("NICE", _set("header", "config", "unit", "__import__"), "unit must be one of tanh, softplus, silu, or as many as there are hidden layers, 2; got '__import__'."),
     ("RealNVP", _set("header", "config", "mix", False), "Missing key"),
     ("Glow", _set("arrays", "state.layers.2.lu.permutation", np.array([0, 1, 1])), "a permutation must name every variable once"),
     ("Glow", _set("header", "config", "n_dim", 10**9), "it asks for a size of 1000000000 with"),
