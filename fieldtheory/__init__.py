@@ -26,14 +26,16 @@ _HOME = {
     "SymbolicAction": "symbolic",
     "SymmetricTensor": "tensors",
     "compare": "comparison",
+    "cumulants": "statistics",
     "estimate": "estimation",
+    "moments": "statistics",
     "parse_action": "text",
     "sample": "sampling",
     "sample_chains": "sampling",
 }
 _MODULES = ("arrays", "assembly", "calculus", "errors", "files", "flow_equation", "generalization", "graphs", "normalizability", "plots",
-            "polarization", "projection", "sampling", "series", "stationary", "symbolic", "symmetries", "tape", "tensors", "text",
-            "theories", "units")
+            "polarization", "projection", "sampling", "series", "stationary", "statistics", "symbolic", "symmetries", "tape", "tensors",
+            "text", "theories", "units")
 
 __all__ = [*sorted(_HOME), *_MODULES]
 

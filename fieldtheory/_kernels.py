@@ -6,7 +6,7 @@ fiber have in common the head P = x_{i2} ⋯ x_{ik}; with s = Σ c x_{i1} along 
 
     S += P s,    ∂_{i1} S += c P,    ∂_h S += s Π_{other heads} x.
 
-The square matrix B of a head, of size q, gives
+A head with most of its entries has a quadratic form; its symmetric matrix B, of size q, gives
 
     y = B x_{<q},    s = x_{<q}·y,    P = Π_{head} x,    S += P s,    ∂_{<q} S += 2 P y,    ∂_h S += s Π_{other heads} x,
 
@@ -22,7 +22,7 @@ from numba import njit
 _BLOCK = 128  # sites whose running values stay in the cache
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, error_model="numpy", inline="always")  # a call would count references to all arrays of the polynomial
 def value_and_score(poly, x, value, score):
     """Add S(x) without its constant to `value` (n_lanes,) and overwrite `score` (n_dim, n_lanes)."""
     if x.shape[1] == 1:  # along sites and couplings instead; each part a function of its arrays, because calls count references
@@ -33,7 +33,7 @@ def value_and_score(poly, x, value, score):
         if poly.tails.size:
             _fibers_single(poly.heads, poly.head_ptr, poly.tails, poly.weights, poly.entry_ptr, point, value, slope)
         if poly.sizes.size:
-            _squares_single(poly.sizes, poly.group_ptr, poly.square_heads, poly.square_head_ptr, poly.squares, poly.square_ptr, point,
+            _squares_single(poly.sizes, poly.group_ptr, poly.square_heads, poly.square_head_ptr, poly.coefficients, poly.starts, point,
                             value, slope)
         return
     _onsite_lanes(poly.onsite, x, value, score)
@@ -93,12 +93,12 @@ def _fiber_lanes(poly, x, value, score):
 def _square_lanes(poly, x, value, score):
     n_dim, n_lanes = x.shape
     P, s, V = np.empty(n_lanes), np.empty(n_lanes), np.empty((n_dim, n_lanes))
-    room = np.empty(_most_rows(poly) * n_lanes)
+    room, filled = np.empty(_most_rows(poly) * n_lanes), np.empty(_most_entries(poly))
     for g in range(poly.sizes.size):
         q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
         rows = (last - first) * q
         y = room[: rows * n_lanes].reshape(rows, n_lanes)
-        np.dot(poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]].reshape(rows, q), x[:q], y)
+        np.dot(_matrices(poly.coefficients, poly.starts[first:last], q, filled), x[:q], y)
         V[:q] = 0.0
         for f in range(first, last):
             head = poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]]
@@ -120,6 +120,27 @@ def _most_rows(poly):
     for g in range(poly.sizes.size):
         rows = max(rows, (poly.group_ptr[g + 1] - poly.group_ptr[g]) * poly.sizes[g])
     return rows
+
+
+@njit(cache=True, error_model="numpy")
+def _most_entries(poly):
+    entries = 0
+    for g in range(poly.sizes.size):
+        entries = max(entries, (poly.group_ptr[g + 1] - poly.group_ptr[g]) * poly.sizes[g] ** 2)
+    return entries
+
+
+@njit(cache=True, error_model="numpy")
+def _matrices(coefficients, starts, q, filled):
+    """The symmetric matrices B of some heads below each other, shape (n_heads q, q); `filled` is room for them."""
+    for f in range(starts.size):
+        e, B = starts[f], filled[f * q * q : (f + 1) * q * q].reshape(q, q)
+        for j in range(q):
+            for i in range(j):
+                B[i, j] = B[j, i] = 0.5 * coefficients[e + i]
+            B[j, j] = coefficients[e + j]
+            e += j + 1
+    return filled[: starts.size * q * q].reshape(starts.size * q, q)
 
 
 @njit(cache=True, error_model="numpy")
@@ -204,34 +225,43 @@ def _fibers_single(heads, head_ptr, tails, weights, entry_ptr, x, value, score):
 
 
 @njit(cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _squares_single(sizes, group_ptr, heads, head_ptr, squares, square_ptr, x, value, score):
-    """s = Σ_ij B_ij (x xᵀ)_ij and ∂_{<q} S = 2 (Σ P B) x: two passes over each matrix, as one long vector."""
-    outer, weighted = np.empty(sizes.max() ** 2), np.empty(sizes.max() ** 2)
+def _squares_single(sizes, group_ptr, heads, head_ptr, coefficients, starts, x, value, score):
+    """s = Σ c_ij x_i x_j of each head, and Σ P c over all of them, from which the gradient follows: two passes along each run of pairs."""
+    n = sizes[-1]
+    pairs, weighted, e = np.empty(n * (n + 1) // 2), np.zeros(n * (n + 1) // 2), 0
+    for j in range(n):
+        for i in range(j + 1):
+            pairs[e + i] = x[i] * x[j]
+        e += j + 1
     for g in range(sizes.size):
-        q, at = sizes[g], square_ptr[g]
-        for i in range(q):
-            for j in range(q):
-                outer[i * q + j], weighted[i * q + j] = x[i] * x[j], 0.0
+        n_pairs = sizes[g] * (sizes[g] + 1) // 2
         for f in range(group_ptr[g], group_ptr[g + 1]):
-            P, s, B = 1.0, 0.0, squares[at : at + q * q]
-            at += q * q
+            P, s, c = 1.0, 0.0, coefficients[starts[f] : starts[f] + n_pairs]
             for a in range(head_ptr[f], head_ptr[f + 1]):
                 P *= x[heads[a]]
-            for e in range(B.size):
-                s += B[e] * outer[e]
-                weighted[e] += P * B[e]
+            for e in range(c.size):
+                s += c[e] * pairs[e]
+                weighted[e] += P * c[e]
             value[0] += P * s
+            if head_ptr[f + 1] - head_ptr[f] == 2:  # order 4, nearly all heads of most theories
+                h, k = heads[head_ptr[f]], heads[head_ptr[f] + 1]
+                score[h] += s * x[k]
+                score[k] += s * x[h]
+                continue
             for a in range(head_ptr[f], head_ptr[f + 1]):
                 others = s
                 for b in range(head_ptr[f], head_ptr[f + 1]):
                     if b != a:
                         others *= x[heads[b]]
                 score[heads[a]] += others
-        for i in range(q):
-            pull = 0.0
-            for j in range(q):
-                pull += weighted[i * q + j] * x[j]
-            score[i] += 2.0 * pull
+    e = 0
+    for j in range(n):
+        pull = 0.0
+        for i in range(j + 1):
+            pull += weighted[e + i] * x[i]
+            score[i] += weighted[e + i] * x[j]
+        score[j] += pull
+        e += j + 1
 
 
 @njit(cache=True, error_model="numpy")
@@ -255,11 +285,11 @@ def hessian_vector(poly, x, v, out):
                 s[c] += w * x[t, c]
                 s_slope[c] += w * v[t, c]
         _close_slope(head, x, v, P, slope, s, s_slope, out)
-    room = np.empty((2, _most_rows(poly) * n_lanes))
+    room, filled = np.empty((2, _most_rows(poly) * n_lanes)), np.empty(_most_entries(poly))
     for g in range(poly.sizes.size):
         q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
         rows = (last - first) * q
-        matrix = poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]].reshape(rows, q)
+        matrix = _matrices(poly.coefficients, poly.starts[first:last], q, filled)
         y, y_slope = room[0, : rows * n_lanes].reshape(rows, n_lanes), room[1, : rows * n_lanes].reshape(rows, n_lanes)
         np.dot(matrix, x[:q], y)
         np.dot(matrix, v[:q], y_slope)
@@ -344,8 +374,8 @@ def _square_hessian(poly, g, x, out):
     n_lanes = x.shape[1]
     q, first, last = poly.sizes[g], poly.group_ptr[g], poly.group_ptr[g + 1]
     rows = (last - first) * q
-    matrix = poly.squares[poly.square_ptr[g] : poly.square_ptr[g + 1]]
-    y, P, s = np.dot(matrix.reshape(rows, q), x[:q]), np.empty((last - first, n_lanes)), np.empty(n_lanes)
+    matrix = _matrices(poly.coefficients, poly.starts[first:last], q, np.empty(rows * q))
+    y, P, s = np.dot(matrix, x[:q]), np.empty((last - first, n_lanes)), np.empty(n_lanes)
     for f in range(first, last):
         _product(poly.square_heads[poly.square_head_ptr[f] : poly.square_head_ptr[f + 1]], -1, x, P[f - first])
     within = np.dot(matrix.reshape(last - first, q * q).T, P)

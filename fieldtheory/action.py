@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 GAUGES = ("exact", "taylor", "normal_ordered", "projection")
 _FILE_CONVENTION = "S = ln p = sum_k A^(k) (x - at)^k, unique entries in colex order, or those that indices_k names"
-_LANES, _LANE_ENTRIES = 128, 2**16  # points per kernel call, and their coordinates: x, score and buffers stay in the cache
+_LANES, _LANE_ENTRIES = 256, 2**16  # points per kernel call, and their coordinates: x, score and buffers stay in the cache
 
 
 class Action:

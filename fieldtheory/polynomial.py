@@ -9,7 +9,7 @@ The couplings of order ≥ 1 are split into four parts, each for what it is good
 *fibers*, for couplings of order 3 and above with few entries: those that share all indices but the first;
 
 *squares*, for couplings with most of their entries: the entries (i ≤ j ≤ h ≤ …) with a common *head*, the indices after the first two,
-as a symmetric matrix of size h + 1. Squares hold twice the unique entries; in colexicographic order the entries of a head lie together.
+are a quadratic form in the first h + 1 variables. In colexicographic order they lie together, as the pairs (i, j) do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .packing import colex_indices, multiplicity
 from .tensors import SymmetricTensor
@@ -39,11 +38,11 @@ class Polynomial(NamedTuple):
     tails, weights, entry_ptr : arrays
         First index and coefficient of the entries of fiber f, in entry_ptr[f]:entry_ptr[f + 1].
     sizes, group_ptr : int arrays
-        q of group g, and its heads group_ptr[g]:group_ptr[g + 1] among those of all squares.
+        q = h + 1 of group g, and its heads group_ptr[g]:group_ptr[g + 1] among those of all squares.
     square_heads, square_head_ptr : int arrays
         As heads and head_ptr.
-    squares, square_ptr : arrays
-        The matrices of group g below each other, shape (n_heads q, q), in square_ptr[g]:square_ptr[g + 1].
+    coefficients, starts : arrays
+        The q (q + 1)/2 coefficients of x_i x_j of head f begin at starts[f].
     """
 
     onsite: np.ndarray
@@ -59,8 +58,8 @@ class Polynomial(NamedTuple):
     group_ptr: np.ndarray
     square_heads: np.ndarray
     square_head_ptr: np.ndarray
-    squares: np.ndarray
-    square_ptr: np.ndarray
+    coefficients: np.ndarray
+    starts: np.ndarray
 
 
 def polynomial(couplings: dict[int, SymmetricTensor], n_dim: int) -> Polynomial:
@@ -113,22 +112,18 @@ def _fibers_of(indices: np.ndarray, weights: np.ndarray) -> tuple:
 
 
 def _squares(tensors: list[SymmetricTensor], n_dim: int) -> tuple:
-    """Heads of all tensors, grouped by their smallest index, and their matrices."""
-    found = [(h[0] if len(h) else n_dim - 1, T, row) for T in tensors for row, h in enumerate(colex_indices(n_dim, T.order - 2))]
-    found.sort(key=lambda head: head[0])
-    sizes = np.unique([h + 1 for h, *_ in found]).astype(np.int64)
-    per_group = np.bincount([h for h, *_ in found], minlength=1)[sizes - 1] if found else _ints()
-    heads = [colex_indices(n_dim, T.order - 2)[row] for _, T, row in found]
-    square_ptr = _pointers(per_group * sizes**2)
-    squares, starts = np.empty(square_ptr[-1]), _pointers(np.array([(h + 1) ** 2 for h, *_ in found], dtype=np.int64))
-    for T in tensors:
-        mine = [i for i, (_, other, _) in enumerate(found) if other is T]
-        rows = np.array([found[i][2] for i in mine])
-        places = np.empty(len(rows), dtype=np.int64)
-        places[rows] = starts[mine]
-        _unpack(T.values, colex_indices(n_dim, T.order - 2), n_dim, places, squares)
-    flat = np.concatenate([_ints(), *heads]).astype(np.int64)
-    return sizes, _pointers(per_group), flat, _pointers(np.array([len(h) for h in heads], dtype=np.int64)), squares, square_ptr
+    """Heads of all tensors, grouped by their smallest index, and their quadratic forms."""
+    heads = [colex_indices(n_dim, T.order - 2) for T in tensors]
+    sizes = [h[:, 0] + 1 if h.shape[1] else np.array([n_dim]) for h in heads]
+    q = np.concatenate([_ints(), *sizes])
+    starts = _pointers(q * (q + 1) // 2)[:-1]
+    grouped = np.argsort(q, kind="stable")
+    rows = [row for h in heads for row in h]
+    counts = np.concatenate([_ints(), *(np.full(*h.shape) for h in heads)])
+    found, per_group = np.unique(q, return_counts=True)
+    coefficients = np.concatenate([np.empty(0), *(T.multiplicity * T.values for T in tensors)])
+    return (found, _pointers(per_group), np.concatenate([_ints(), *(rows[i] for i in grouped)]), _pointers(counts[grouped]),
+            coefficients, starts[grouped])
 
 
 def _ints(*values: int) -> np.ndarray:
@@ -137,38 +132,3 @@ def _ints(*values: int) -> np.ndarray:
 
 def _pointers(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-@njit(cache=True, error_model="numpy")
-def _unpack(packed, heads, n_dim, places, squares):
-    """Fill the matrix of every head, at places[head], from its run of packed entries, with multiplicities."""
-    order = heads.shape[1] + 2
-    total = 1.0
-    for a in range(2, order + 1):
-        total *= a
-    e = 0
-    for f in range(heads.shape[0]):
-        h = heads[f, 0] if order > 2 else n_dim - 1
-        q = h + 1
-        repeats, run = 1.0, 1
-        leading = 1  # how often the smallest head index is repeated
-        for a in range(1, order - 2):
-            run = run + 1 if heads[f, a] == heads[f, a - 1] else 1
-            repeats *= run
-            if run == a + 1:
-                leading = run
-        if order == 2:
-            leading = 0
-        for j in range(q):
-            for i in range(j + 1):
-                same = repeats
-                if i == j:
-                    same *= 2.0
-                if j == h and order > 2:
-                    same *= leading + 1
-                    if i == j:
-                        same *= (leading + 2) / 2.0
-                weight = packed[e] * total / same
-                e += 1
-                squares[places[f] + i * q + j] = weight if i == j else 0.5 * weight
-                squares[places[f] + j * q + i] = weight if i == j else 0.5 * weight

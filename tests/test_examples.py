@@ -21,6 +21,13 @@ def graphs(shown, folder):
     assert (folder / "interactions.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def learning_interactions(shown, folder):
+    tables = ("teacher: median relative error", "confining: couplings", "lattice: quartic", "modes: cumulants")
+    assert all(title in shown for title in tables) and "nan" not in shown
+    pictures = [(folder / f"{title.split(':')[0]}.png").read_bytes() for title in tables]
+    assert all(picture[:8] == b"\x89PNG\r\n\x1a\n" for picture in pictures)
+
+
 def sampling(shown, folder):
     found = [float(number) for number in re.findall(r"-?\d+\.\d+", shown)]
     mean, error, r_hat, worst, weight, weight_error, exact = found
@@ -35,13 +42,15 @@ def symbols(shown, folder):
     assert "A_011 = 0.2  x1 alone: 0.91893853320467" in shown and shown.endswith(" - 0.5*x1**2 - 0.82*x1**4\n")
 
 
-EXAMPLES = {"first_light": first_light, "graphs": graphs, "sampling": sampling, "symbols": symbols}
+EXAMPLES = {"first_light": first_light, "graphs": graphs, "learning_interactions": learning_interactions, "sampling": sampling,
+            "symbols": symbols}
+ARGUMENTS = {"learning_interactions": ["quick"]}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name, tmp_path):
-    script, environment = ROOT / f"examples/{name}.py", {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    command, environment = [sys.executable, ROOT / f"examples/{name}.py", *ARGUMENTS.get(name, [])], {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     EXAMPLES[name](run.stdout, tmp_path)
 
 
