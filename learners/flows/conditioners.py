@@ -88,7 +88,7 @@ class ConvNet(nn.Module):
 
 def plain(unit: str | Sequence[str]) -> str | list[str]:
     """As JSON gives it back."""
-    return unit if isinstance(unit, str) else list(unit)
+    return list(unit) if isinstance(unit, (list, tuple)) else unit
 
 
 def _blank(kind: type[nn.Module], *sizes: int, **options) -> nn.Module:
@@ -101,9 +101,8 @@ def _blank(kind: type[nn.Module], *sizes: int, **options) -> nn.Module:
 
 def _stack(maps: list[nn.Module], unit: str | Sequence[str]) -> nn.Sequential:
     """Maps with units between them."""
-    names = [unit] * (len(maps) - 1) if isinstance(unit, str) else list(unit)
-    unknown = [name for name in names if name not in UNITS]
-    if unknown or len(names) != len(maps) - 1:
+    names = unit if isinstance(unit, (list, tuple)) else [unit] * (len(maps) - 1)
+    if any(name not in list(UNITS) for name in names) or len(names) != len(maps) - 1:
         raise InputError(f"unit must be one of {', '.join(UNITS)}, or as many as there are hidden layers, {len(maps) - 1}; got {unit!r}.")
     units = [UNITS[name]() for name in names]
     return nn.Sequential(*(part for pair in zip(maps, units) for part in pair), maps[-1])

@@ -45,7 +45,8 @@ class RealNVP(Flow):
 
     recipe: ClassVar[dict] = {"learning_rate": 3e-3, "precision": "float32"}
 
-    def __init__(self, n_dim: int, n_layers: int = 6, hidden: Sequence[int] = (64, 64), unit: str | Sequence[str] = "tanh", mix: bool = True):
+    def __init__(self, n_dim: int, n_layers: int = 6, hidden: Sequence[int] = (64, 64), unit: str | Sequence[str] = "tanh",
+                 mix: bool = True):
         super().__init__(n_dim)
         self.n_layers, self.hidden, self.unit, self.mix = as_count(n_layers, "n_layers"), list(hidden), plain(unit), bool(mix)
         self.set_columns(self.columns)

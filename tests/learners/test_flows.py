@@ -228,6 +228,7 @@ W, b, CHI = np.eye(3), np.zeros(3), np.zeros((1, 2, 2))
     (lambda: RealNVP(3, 0), "n_layers must be a whole number of at least 1, got 0."),
     (lambda: RealNVP(3, hidden=(8, -1)), "hidden must be a whole number of at least 1, got -1."),
     (lambda: NICE(3, unit="relu"), "unit must be one of tanh, softplus, silu, or as many as there are hidden layers, 2; got 'relu'."),
+    (lambda: RealNVP(3, unit=7), "unit must be one of tanh, softplus, silu, or as many as there are hidden layers, 2; got 7."),
     (lambda: Glow(n_dim=4, unit=["tanh"]), r"or as many as there are hidden layers, 2; got \['tanh'\]."),
     (lambda: Glow(), "Glow must be given shape or n_dim, got shape=None and n_dim=None."),
     (lambda: Glow((1, 4, 4), 16), r"Glow must be given shape or n_dim, got shape=\(1, 4, 4\) and n_dim=16."),

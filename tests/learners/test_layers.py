@@ -4,6 +4,7 @@ import copy
 import re
 from dataclasses import dataclass
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -287,6 +288,27 @@ def test_tails_are_their_formula_and_stay_finite():
     far, log_det = layer.to_latent(torch.tensor([[1e150]], dtype=torch.float64))
     assert torch.isfinite(far).all()
     assert torch.isfinite(log_det).all()
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float64, 1e-12), (torch.float32, 5e-5)])
+@pytest.mark.parametrize("p", [-0.5, 0.0, 0.3])
+def test_tails_have_their_slopes_at_extreme_points(dtype, rtol, p):
+    """Slopes of y and of ln dy/dx in x and in p, with a hundred digits, wherever y is a number of that precision."""
+    mp, largest = mpmath.mp.clone(), torch.finfo(dtype).max
+    mp.dps = 100
+    layer = TailLayer(1).to(dtype)
+    torch.nn.init.constant_(layer.log_power, p)
+    power = mp.exp(mp.mpf(layer.log_power.item()))
+    for exponent in (-1.0, -0.6, -0.3, -0.1, 0.1, 0.3, 0.45, 0.6, 0.7):  # |x| from 1/largest to what y can hold
+        x = torch.full((1, 1), -float(largest) ** exponent, dtype=dtype, requires_grad=True)
+        exact, y = mp.mpf(x.item()), layer.to_latent(x)
+        u, root = power * mp.asinh(exact), mp.sqrt(1 + exact**2)
+        slopes = [(power * mp.cosh(u) / root, u * mp.cosh(u)),
+                  ((power * mp.tanh(u) - exact / root) / root, 1 + u * mp.tanh(u))]
+        for value, expected in zip(y, slopes):
+            found = torch.autograd.grad(value.sum(), (x, layer.log_power), retain_graph=True)
+            assert found[0].item() == pytest.approx(float(expected[0]), rel=rtol, abs=rtol / float(root) if value is y[1] else 0)
+            assert found[1].item() == pytest.approx(float(expected[1]), rel=rtol)
 
 
 def test_coupling_layers_are_their_formulas():
