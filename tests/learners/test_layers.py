@@ -177,12 +177,13 @@ def test_gradients_reach_every_parameter(layer, points):
 
 
 def test_single_precision_is_close(layer, points):
+    """Rounding y alone moves x by 2e-5 where a flow of many layers stretches."""
     single = copy.deepcopy(layer).to(torch.float32)
     y, log_det = single.to_latent(points.to(torch.float32))
     x, _ = single.to_data(y)
     assert {y.dtype, x.dtype, log_det.dtype} == {torch.float32}
     for mine, exact in zip((y, log_det, x), (*layer.to_latent(points), points)):
-        torch.testing.assert_close(mine.to(torch.float64), exact, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine.to(torch.float64), exact, rtol=1e-4, atol=5e-5)
 
 
 def test_points_do_not_see_each_other(layer, points):
