@@ -49,7 +49,7 @@ def steps_between_pixels(x):
     return np.diff(x.reshape(-1, 8, 8), axis=2).ravel()
 
 
-figure = Figure(figsize=(13, 6.4), layout="constrained")
+figure = Figure(figsize=(13, 6), layout="constrained")
 for row, name in zip(figure.subplots(2, 4), ZOOM):
     x, held_out = windows(name)
     mean, covariance = x.mean(axis=0), np.cov(x.T)
@@ -64,7 +64,7 @@ for row, name in zip(figure.subplots(2, 4), ZOOM):
         show(ax, shown, f"{name}, {label}", *shades)
         row[3].hist(steps_between_pixels(shown) / unit, np.linspace(-6, 6, 61), density=True, histtype="step", lw=1.5, log=True,
                     color=COLORS[label], label=label)
-    row[3].set(xlabel="difference of neighbouring pixels / σ of the real ones", ylabel="density", ylim=(1e-4, 4))
+    row[3].set(xlabel="difference of neighbouring pixels (σ)", ylabel="density", ylim=(1e-4, 4))
     row[3].legend(frameon=False)
 figure.savefig("textures.png", dpi=150)
 print("picture: textures.png")
