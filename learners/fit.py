@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -94,7 +95,7 @@ class Training:
     InputError
         Numbers out of range.
     FileFormatError
-        The checkpoint belongs to other samples or settings.
+        The checkpoint is damaged, or belongs to other samples or settings.
     """
 
     def __init__(self, loss: Callable[[Weights, Tensor], Tensor], weights: Weights, points: np.ndarray | Samples, *,
@@ -318,8 +319,9 @@ class Training:
 
     def _save(self) -> None:
         tensors = {name: value.cpu().numpy() for name, value in self._state().items()}
-        files.write(self.checkpoint, "checkpoint", {**tensors, "best_loss": self.best_loss, "records": np.array(self.records)},
-                    {"settings": self.settings, "step": self.step, "best_step": self.best_step})
+        arrays, steps = {**tensors, "best_loss": self.best_loss, "records": np.array(self.records)}, [self.step, self.best_step]
+        header = {"settings": self.settings, "steps": steps, "checksum": _checksum(arrays, steps)}
+        files.write(self.checkpoint, "checkpoint", arrays, header)
         self._saved_step = self.step
 
     def _resume(self) -> None:
@@ -327,8 +329,11 @@ class Training:
         if header.get("settings") != self.settings:
             raise FileFormatError(f"{self.checkpoint} must belong to this fit, it was written with other samples or settings; "
                                   "remove it or choose another checkpoint.")
+        if header.get("checksum") != _checksum(arrays, header.get("steps")):
+            raise FileFormatError(f"{self.checkpoint} must hold what was written into it, its checksum is wrong; remove it to begin anew.")
         try:
-            self.step, self.best_step, self._saved_step = int(header["step"]), int(header["best_step"]), int(header["step"])
+            self.step, self.best_step = (int(step) for step in header["steps"])
+            self._saved_step = self.step
             self.best_loss[:] = arrays["best_loss"]
             self.records = list(np.reshape(arrays["records"], (-1, 3 + 2 * self.best_loss.size)))
             for name, value in self._state().items():
@@ -350,6 +355,14 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _checksum(arrays: dict[str, np.ndarray], steps: Sequence[int]) -> int:
+    """Of names, numbers and steps: a single wrong bit in a file shows nowhere else."""
+    checksum = zlib.crc32(repr(steps).encode())
+    for name in sorted(arrays):
+        checksum = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), zlib.crc32(name.encode(), checksum))
+    return checksum
 
 
 def _positive(value: float, name: str) -> float:

@@ -22,7 +22,7 @@ from .parallel import local_gpu
 from .samples import HeldSamples, MappedSamples, Samples
 
 _CLASSES = {"DDPM": ".diffusion", "Glow": ".flows", "NICE": ".flows", "QuadraticFlow": ".flows", "RealNVP": ".flows"}
-_TOGETHER = 2**22  # numbers that go through the model at once
+_TOGETHER = 2**18  # numbers that go through the model at once; more would not fit into a cache
 
 
 class Learner(nn.Module):

@@ -42,16 +42,39 @@ def symbols(shown, folder):
     assert "A_011 = 0.2  x1 alone: 0.91893853320467" in shown and shown.endswith(" - 0.5*x1**2 - 0.82*x1**4\n")
 
 
+def textures(shown, folder):
+    numbers = [float(number) for number in re.findall(r"-\d+\.\d+", shown)]
+    assert numbers[0] < numbers[1] < 0 and numbers[2] < numbers[3] < 0, "GLOW tells more than a Gaussian, of either texture"
+    assert (folder / "textures.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
 EXAMPLES = {"first_light": first_light, "graphs": graphs, "learning_interactions": learning_interactions, "sampling": sampling,
-            "symbols": symbols}
-ARGUMENTS = {"learning_interactions": ["quick"]}
+            "symbols": symbols, "textures": textures}
+ARGUMENTS = {"learning_interactions": ["quick"], "textures": ["quick"]}
+NEEDS = {"textures": "skimage"}
+
+
+def run(name, folder, *paths):
+    command = [sys.executable, ROOT / f"examples/{name}.py", *ARGUMENTS.get(name, [])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*paths, ROOT]))}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name, tmp_path):
-    command, environment = [sys.executable, ROOT / f"examples/{name}.py", *ARGUMENTS.get(name, [])], {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    EXAMPLES[name](run.stdout, tmp_path)
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    done = run(name, tmp_path)
+    assert done.returncode == 0, done.stderr
+    EXAMPLES[name](done.stdout, tmp_path)
+
+
+def test_an_example_without_the_package_that_it_needs_says_so_in_one_sentence(tmp_path):
+    (tmp_path / "skimage.py").write_text("raise ImportError")
+    done = run("textures", tmp_path, tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == ("The photographs come with scikit-image, which is not installed: "
+                           "pip install 'fieldtheory-learners[images]'.\n")
 
 
 def test_no_example_is_left_out():

@@ -19,7 +19,7 @@ from fieldtheory.arrays import Columns, as_count
 from fieldtheory.errors import InputError
 
 from .base import Flow, regular
-from .conditioners import MLP, ConvNet
+from .conditioners import MLP, ConvNet, plain
 from .convolution import Invertible1x1Layer, SplitLayer, SqueezeLayer
 from .coupling import AffineCouplingLayer
 from .layer import Layer
@@ -41,7 +41,8 @@ class Glow(Flow):
         Channels of the convolutions, or units of the two hidden layers for vectors, that compute shift and scale.
     n_scales : int, optional
         By default as many as the sizes can be halved, and at most 3.
-    unit : {"tanh", "softplus", "silu"}
+    unit : {"tanh", "softplus", "silu"} or a pair of them
+        Of both hidden layers, or of each. SiLU fits faster than tanh; behind a bounded first layer it does not run away with outliers.
 
     Raises
     ------
@@ -57,12 +58,12 @@ class Glow(Flow):
     recipe: ClassVar[dict] = {"learning_rate": 5e-3, "precision": "float32"}
 
     def __init__(self, shape: Sequence[int] | None = None, n_dim: int | None = None, n_layers: int = 4, hidden: int = 64,
-                 n_scales: int | None = None, unit: str = "silu"):
+                 n_scales: int | None = None, unit: str | Sequence[str] = ("tanh", "silu")):
         if (shape is None) == (n_dim is None):
             raise InputError(f"Glow must be given shape or n_dim, got shape={shape} and n_dim={n_dim}.")
         shape = (as_count(n_dim, "n_dim"), 1, 1) if shape is None else _image_shape(shape)
         super().__init__(prod(shape))
-        self.shape, self.n_layers, self.hidden, self.unit = shape, as_count(n_layers, "n_layers"), as_count(hidden, "hidden"), unit
+        self.shape, self.n_layers, self.hidden, self.unit = shape, as_count(n_layers, "n_layers"), as_count(hidden, "hidden"), plain(unit)
         self.n_scales = _n_scales(shape) if n_scales is None else as_count(n_scales, "n_scales")
         if self.n_scales > max(1, _halvings(shape)):
             raise InputError(f"n_scales must be at most {_halvings(shape)}, as often as {shape[1]} x {shape[2]} can be halved, "

@@ -13,7 +13,7 @@ from typing import ClassVar
 from fieldtheory.arrays import as_count
 
 from .base import Flow
-from .conditioners import MLP
+from .conditioners import MLP, plain
 from .coupling import AdditiveCouplingLayer, checkerboard
 from .layer import Layer
 from .linear import ScalingLayer
@@ -30,7 +30,8 @@ class NICE(Flow):
         Coupling layers. Layers 1, 3, … read variables 0, 2, 4, … and write the others, layers 2, 4, … the other way round.
     hidden : sequence of int
         Units in each hidden layer of the networks that shift.
-    unit : {"tanh", "softplus", "silu"}
+    unit : {"tanh", "softplus", "silu"} or a sequence of them
+        Of all hidden layers, or of each.
 
     Examples
     --------
@@ -40,9 +41,9 @@ class NICE(Flow):
 
     recipe: ClassVar[dict] = {"learning_rate": 3e-3, "precision": "float32"}
 
-    def __init__(self, n_dim: int, n_layers: int = 6, hidden: Sequence[int] = (64, 64), unit: str = "tanh"):
+    def __init__(self, n_dim: int, n_layers: int = 6, hidden: Sequence[int] = (64, 64), unit: str | Sequence[str] = "tanh"):
         super().__init__(n_dim)
-        self.n_layers, self.hidden, self.unit = as_count(n_layers, "n_layers"), list(hidden), unit
+        self.n_layers, self.hidden, self.unit = as_count(n_layers, "n_layers"), list(hidden), plain(unit)
         self.set_columns(self.columns)
 
     def build(self, n_dim: int) -> list[Layer]:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from fieldtheory.arrays import as_count
 
 from .base import Flow
-from .conditioners import MLP
+from .conditioners import MLP, plain
 from .coupling import AffineCouplingLayer, checkerboard
 from .layer import Layer
 from .linear import LULinearLayer
@@ -32,7 +32,8 @@ class RealNVP(Flow):
         Coupling layers.
     hidden : sequence of int
         Units in each hidden layer of the networks that shift and scale.
-    unit : {"tanh", "softplus", "silu"}
+    unit : {"tanh", "softplus", "silu"} or a sequence of them
+        Of all hidden layers, or of each.
     mix : bool
         A linear layer before each coupling layer.
 
@@ -44,9 +45,10 @@ class RealNVP(Flow):
 
     recipe: ClassVar[dict] = {"learning_rate": 3e-3, "precision": "float32"}
 
-    def __init__(self, n_dim: int, n_layers: int = 6, hidden: Sequence[int] = (64, 64), unit: str = "tanh", mix: bool = True):
+    def __init__(self, n_dim: int, n_layers: int = 6, hidden: Sequence[int] = (64, 64), unit: str | Sequence[str] = "tanh",
+                 mix: bool = True):
         super().__init__(n_dim)
-        self.n_layers, self.hidden, self.unit, self.mix = as_count(n_layers, "n_layers"), list(hidden), unit, bool(mix)
+        self.n_layers, self.hidden, self.unit, self.mix = as_count(n_layers, "n_layers"), list(hidden), plain(unit), bool(mix)
         self.set_columns(self.columns)
 
     def build(self, n_dim: int) -> list[Layer]:

@@ -44,9 +44,15 @@ class TailLayer(Layer):
 
 
 def _bent(x: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-    a = torch.asinh(x)
+    a = _arsinh(x)
     u = p.exp() * a
     return torch.sinh(u), (p + _log_cosh(u) - _log_cosh(a)).sum(1)
+
+
+def _arsinh(x: Tensor) -> Tensor:
+    """Far out as sign(x) ln |2x|: the gradient of torch's own is 0 there, because x² overflows."""
+    far = x.abs() > 1 / torch.finfo(x.dtype).eps
+    return torch.where(far, x.sign() * (x.abs().clamp(min=1).log() + math.log(2)), torch.asinh(x))
 
 
 def _log_cosh(u: Tensor) -> Tensor:

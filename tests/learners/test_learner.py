@@ -24,10 +24,14 @@ LEARNERS = {
     "fitted": lambda: QuadraticFlow(3, 2).fit(SAMPLES, n_steps=100),
     "with tails": lambda: QuadraticFlow(3, 2, tails=True).fit(SAMPLES, n_steps=20),
     "NICE": lambda: NICE(3, 2, (4, 4)).fit(SAMPLES, n_steps=20),
+    "NICE, a unit per hidden layer": lambda: NICE(3, 2, (4, 3, 4), ("tanh", "silu", "softplus")).fit(SAMPLES, n_steps=20),
     "RealNVP": lambda: RealNVP(5, 2, (4,), "silu").fit(WITH_CONSTANTS, n_steps=20),
     "RealNVP without mixing": lambda: RealNVP(3, 2, (4,), mix=False).fit(SAMPLES, n_steps=20, device="cpu"),
+    "RealNVP, a unit per hidden layer": lambda: RealNVP(3, 2, (4, 3), ["silu", "tanh"]).fit(SAMPLES, n_steps=20),
     "Glow": lambda: Glow(n_dim=3, n_layers=2, hidden=4).fit(SAMPLES, n_steps=20, n_starts=2),
     "Glow of images": lambda: Glow((1, 4, 4), n_layers=1, hidden=4).fit(RNG.normal(size=(50, 16)), n_steps=20),
+    "Glow of images, a unit per hidden layer": lambda: Glow((1, 2, 2), hidden=4, unit=["softplus", "silu"])
+    .fit(RNG.normal(size=(50, 4)), n_steps=20),
     "fitted with constant columns": lambda: QuadraticFlow(5, 2).fit(WITH_CONSTANTS, n_steps=100),
 }
 
@@ -219,7 +223,10 @@ def test_a_hostile_file_gets_one_sentence(saved, change, message):
     ("NICE", _set("header", "config", "n_dim", 4), "its columns are inconsistent"),
     ("NICE", _set("header", "config", "hidden", [90, 90, 90]), "weights with "),
     ("NICE", _set("header", "config", "hidden", ["8"]), "hidden must be a whole number of at least 1, got '8'."),
-    ("NICE", _set("header", "config", "unit", "__import__"), "unit must be one of tanh, softplus, silu, got '__import__'."),
+    ("NICE", _set("header", "config", "unit", "__import__"), "or as many as there are hidden layers, 2; got '__import__'."),
+    ("NICE", _set("header", "config", "unit", ["tanh"] * 3), "or as many as there are hidden layers, 2; got ['tanh', 'tanh', 'tanh']."),
+    ("NICE", _set("header", "config", "unit", [["tanh"], "tanh"]), "or as many as there are hidden layers, 2; got [['tanh'], 'tanh']."),
+    ("NICE", _set("header", "config", "unit", 7), "or as many as there are hidden layers, 2; got 7."),
     ("RealNVP", _set("header", "config", "mix", False), "Missing key"),
     ("Glow", _set("arrays", "state.layers.2.lu.permutation", np.array([0, 1, 1])), "a permutation must name every variable once"),
     ("Glow", _set("header", "config", "n_dim", 10**9), "it asks for a size of 1000000000 with"),

@@ -18,7 +18,7 @@ from torch import nn
 from fieldtheory import files
 from fieldtheory.errors import FileFormatError, InputError
 from learners import NICE, Glow, QuadraticFlow, RealNVP
-from learners.fit import Training, TrainingError
+from learners.fit import Training, TrainingError, _checksum
 from learners.samples import MappedSamples
 
 RNG = np.random.default_rng(0)
@@ -198,6 +198,23 @@ def test_a_killed_fit_resumes_to_bit_equal_weights(tmp_path):
     assert mine_header["history"]["validation"] == theirs_header["history"]["validation"]
 
 
+def _described(header):
+    return {name: value for name, value in header.items() if name not in ("kind", "format")}
+
+
+@pytest.mark.parametrize("at", ["weight", "step", "end"])
+def test_a_checkpoint_with_one_wrong_bit_gets_one_sentence(tmp_path, at):
+    path = tmp_path / "fit.checkpoint"
+    training = Training.of_modules(_loss, [_net(0)], POINTS, n_steps=30, checkpoint=path, checkpoint_every=20)
+    training._save()
+    content = bytearray(path.read_bytes())
+    place = {"weight": content.find(training.now.numpy().tobytes()) + 3, "step": content.find(b'[0, 0]') + 1, "end": len(content) - 1}[at]
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FileFormatError, match="must hold what was written into it, its checksum is wrong"):
+        Training.of_modules(_loss, [_net(0)], POINTS, n_steps=30, checkpoint=path)
+
+
 @pytest.mark.parametrize("damage", [lambda arrays: arrays.pop("first"), lambda arrays: arrays.update(now=np.zeros((1, 2))),
                                     lambda arrays: arrays.update(records=np.zeros(4))])
 def test_a_checkpoint_that_lacks_parts_gets_one_sentence(tmp_path, damage):
@@ -206,7 +223,7 @@ def test_a_checkpoint_that_lacks_parts_gets_one_sentence(tmp_path, damage):
     training._save()
     arrays, header = files.read(path, "checkpoint")
     damage(arrays)
-    files.write(path, "checkpoint", arrays, {"settings": header["settings"], "step": 0, "best_step": 0})
+    files.write(path, "checkpoint", arrays, {**_described(header), "checksum": _checksum(arrays, header["steps"])})
     with pytest.raises(FileFormatError, match="must be a complete checkpoint, parts of it are missing or have other shapes"):
         Training.of_modules(_loss, [_net(0)], POINTS, n_steps=30, checkpoint=path)
 
