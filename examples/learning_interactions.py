@@ -174,7 +174,7 @@ def draw_strips(ax, truth, vertices):
     for place, name in enumerate(vertices):
         ax.scatter(place + sideways, vertices[name], s=6, color=np.where(truth < -1, "C3", "0.5"))
     for value in (0.0, -4.0):
-        ax.axhline(value, color="0.8", lw=1, zorder=0)
+        ax.plot([-0.4, vertices.shape[1] - 0.6], [value, value], color="0.8", lw=1, zorder=0)
     ax.set_xticks(range(vertices.shape[1]), [name.removesuffix(", as it comes") for name in vertices], rotation=20, fontsize=8)
 
 
@@ -243,7 +243,7 @@ def draw_modes(found):
                 ax.plot(cumulants.index, cumulants[f"{what} noise", k], ":", lw=1, color=f"C{k - 1}")
             ax.set(yscale="log", ylim=(1e-3, top))
         for ax in axes[:2]:
-            ax.legend(fontsize=8, loc="upper left" if ax is axes[0] else "lower right", ncols=2 if ax is axes[1] else 1)
+            ax.legend(fontsize=8, loc="upper left" if ax is axes[0] else "upper right", ncols=1 if ax is axes[0] else 2)
     for ax, title in zip(figure.axes, ("", "data in latent space: cumulants against N(0, 1)", "generated against data (dotted: noise)")):
         ax.set_title(title, fontsize=10)
     return figure

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fieldtheory as ft
+import learners as ln
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples/learning_interactions.py"
 
@@ -100,6 +101,22 @@ def test_effective_theories_match_up_to_the_third_cumulant(modes, data):
 @pytest.fixture(scope="module")
 def modes(example, tmp_path_factory):
     return measured(example, "modes", tmp_path_factory.mktemp("modes"))
+
+
+def test_what_the_last_quadratic_layer_matches(example):
+    """Where the likelihood is stationary in b, W and χ, latent data have mean 0, covariance 1 and E[z_w z_r z_r'] = 0, r read, w written.
+
+    Within 4 standard errors, as the weights are not those of the very maximum; of the other third cumulants some are 8 and more away.
+    """
+    x = example.mixture(20_000, seed=0)
+    z = ln.QuadraticFlow(3, 1).fit(x, seed=0, n_steps=2000, batch_size=1000).to_latent(x)[0]
+    mean, covariance, third = (ft.cumulants(z, k) for k in (1, 2, 3))
+    assert np.abs(mean.values / mean.error.values).max() < 4
+    assert np.abs((covariance.dense() - np.eye(3)) / covariance.error.dense()).max() < 4
+    matched = (third.indices == 2).sum(axis=1) == 1  # the first two variables are read
+    away = np.abs(third.values / third.error.values)
+    print("third cumulants in standard errors:", away[matched].round(1), "and", away[~matched].round(1))
+    assert away[matched].max() < 4 and away[~matched].max() > 8
 
 
 def ising_action(x):
