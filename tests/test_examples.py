@@ -21,6 +21,14 @@ def graphs(shown, folder):
     assert (folder / "interactions.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def how_interactions_build_up(shown, folder):
+    """Before training there are no interactions; order 3 is made by the quadratic layers, order 4 by tails and loops."""
+    errors = {line.split()[1]: [float(word) for word in line.split()[2:]] for line in shown.splitlines() if line.split()[:1] == ["order"]}
+    assert min(errors["3"][0], errors["4"][0]) > 0.9 and errors["3"][-1] < 0.8 and errors["2"][-1] < 0.1
+    assert "1 LinearLayer" in shown and "split from 2" in shown and "loops" in shown
+    assert all((folder / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for name in ("training", "layers"))
+
+
 def learning_interactions(shown, folder):
     tables = ("teacher: median relative error", "confining: couplings", "lattice: quartic", "modes: cumulants")
     assert all(title in shown for title in tables) and "nan" not in shown
@@ -42,14 +50,14 @@ def symbols(shown, folder):
     assert "A_011 = 0.2  x1 alone: 0.91893853320467" in shown and shown.endswith(" - 0.5*x1**2 - 0.82*x1**4\n")
 
 
-EXAMPLES = {"first_light": first_light, "graphs": graphs, "learning_interactions": learning_interactions, "sampling": sampling,
-            "symbols": symbols}
-ARGUMENTS = {"learning_interactions": ["quick"]}
+EXAMPLES = {"first_light": first_light, "graphs": graphs, "how_interactions_build_up": how_interactions_build_up,
+            "learning_interactions": learning_interactions, "sampling": sampling, "symbols": symbols}
+ARGUMENTS = dict.fromkeys(("how_interactions_build_up", "learning_interactions"), ("quick",))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_runs(name, tmp_path):
-    command, environment = [sys.executable, ROOT / f"examples/{name}.py", *ARGUMENTS.get(name, [])], {**os.environ, "PYTHONPATH": str(ROOT)}
+    command, environment = [sys.executable, ROOT / f"examples/{name}.py", *ARGUMENTS.get(name, ())], {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     EXAMPLES[name](run.stdout, tmp_path)
 
