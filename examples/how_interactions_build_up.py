@@ -19,7 +19,8 @@ flow = ln.QuadraticFlow(4, 4, tails=True)
 
 along = ln.record_couplings(10, order=4, method="normal_ordered", n_points=n_points, **q)
 recorded = {0, *(10 * 2 ** np.arange(10))}
-flow.fit(x, seed=0, n_steps=n_steps, batch_size=512, callback_every=10, callback=lambda step, now: step in recorded and along(step, now))
+flow.fit(x, seed=0, n_steps=n_steps, batch_size=512, average=0.99, callback_every=10,
+         callback=lambda step, now: step in recorded and along(step, now))
 compared = along.comparisons(S.normal_order(*q.values()), samples=x)
 figure = Figure(figsize=(8.5, 3.4), layout="constrained")
 cosine, error = figure.subplots(1, 2)
@@ -32,6 +33,7 @@ for k in (2, 3, 4):
 error.set(xlabel="training step", ylabel="relative error", yscale="log")
 for ax in (cosine, error):
     ax.set_xscale("symlog", linthresh=10)
+    ax.set_xlim(left=-1)
 figure.savefig("training.png", dpi=110)
 
 trace = ln.trace_action(flow, order=4)                            # from latent to data: what each layer adds to each order

@@ -22,7 +22,7 @@ def graphs(shown, folder):
 
 
 def how_interactions_build_up(shown, folder):
-    """Before training there are no interactions; order 3 is made by the quadratic layers, order 4 by tails and loops."""
+    """Before training there is order 2 alone, by whitening; order 3 comes first."""
     errors = {line.split()[1]: [float(word) for word in line.split()[2:]] for line in shown.splitlines() if line.split()[:1] == ["order"]}
     assert min(errors["3"][0], errors["4"][0]) > 0.9 and errors["3"][-1] < 0.8 and errors["2"][-1] < 0.1
     assert "1 LinearLayer" in shown and "split from 2" in shown and "loops" in shown
