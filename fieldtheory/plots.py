@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
     from .comparison import Comparison
 
+COLORS = ("#CC79A7", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9")  # told apart by colour-blind eyes (M. Okabe and K. Ito)
+
+
+def color_of_order(order: int) -> str:
+    """The same in all pictures."""
+    return COLORS[(order - 1) % len(COLORS)]
+
 
 def coupling_scatter(ax: Axes, true: SymmetricTensor, learned: SymmetricTensor, learned_error: SymmetricTensor | None = None,
                      labels: tuple[str, str] = ("true", "learned")) -> Axes:
@@ -180,14 +187,15 @@ def build_up_figure(names: Sequence[str], panels: Mapping[int, tuple[Sequence[fl
         bottom = np.zeros(len(names))
         for part in dict.fromkeys(name for layer in parts for name in layer):
             values = np.array([layer.get(part, 0.0) for layer in parts])
-            if values.max() > 1e-6 * max(norms):
-                color = {"carried": "0.8", "loops": "0.3"}.get(part, f"C{part.split()[-1]}")
+            if values.max() > 0.01 * max(norms):  # what can be seen
+                color = {"carried": "0.8", "loops": "0.3"}.get(part) or color_of_order(int(part.split()[-1]))
                 shown[part] = ax.bar(layers, values, bottom=bottom, color=color, width=0.75)
                 bottom += values
         shown["norm of the sum"] = ax.plot(layers, norms, "k.-", lw=1)[0]
         ax.set(ylabel=f"order {order}", xticks=layers)
     ax.set_xticklabels(names, rotation=60, ha="right", fontsize="small")
-    figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize="small")
+    ax.set_xlabel("layer, from latent to data")
+    figure.legend([shown[part] for part in sorted(shown)], sorted(shown), loc="outside right upper", fontsize="small")
     figure.supylabel("norm, legs contracted with the covariance", fontsize="medium")
     return figure
 
@@ -204,7 +212,7 @@ def learning_curves(ax: Axes, steps: Sequence[int], cosines: Mapping[int, Sequen
         What they are compared with, in words.
     """
     for order, values in cosines.items():
-        ax.plot(steps, values, "o-", ms=3, label=f"order {order}")
+        ax.plot(steps, values, "os^Dv"[order % 5] + "-", ms=4, color=color_of_order(order), label=f"order {order}")
     ax.axhline(1.0, color="0.7", lw=1, zorder=0)
     ax.set(xlabel="training step", ylabel=f"cosine with {reference}", ylim=(None, 1.03))
     ax.legend()

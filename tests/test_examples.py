@@ -21,6 +21,14 @@ def graphs(shown, folder):
     assert (folder / "interactions.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
+def how_interactions_build_up(shown, folder):
+    """Before training there is order 2 alone, by whitening; order 3 comes first."""
+    errors = {line.split()[1]: [float(word) for word in line.split()[2:]] for line in shown.splitlines() if line.split()[:1] == ["order"]}
+    assert min(errors["3"][0], errors["4"][0]) > 0.9 and errors["3"][-1] < 0.8 and errors["2"][-1] < 0.1
+    assert "1 LinearLayer" in shown and "split from 2" in shown and "loops" in shown
+    assert all((folder / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for name in ("training", "layers"))
+
+
 def learning_interactions(shown, folder):
     tables = ("teacher: median relative error", "confining: couplings", "lattice: quartic", "modes: cumulants")
     assert all(title in shown for title in tables) and "nan" not in shown
@@ -48,9 +56,9 @@ def textures(shown, folder):
     assert (folder / "textures.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-EXAMPLES = {"first_light": first_light, "graphs": graphs, "learning_interactions": learning_interactions, "sampling": sampling,
-            "symbols": symbols, "textures": textures}
-ARGUMENTS = {"learning_interactions": ["quick"], "textures": ["quick"]}
+EXAMPLES = {"first_light": first_light, "graphs": graphs, "how_interactions_build_up": how_interactions_build_up,
+            "learning_interactions": learning_interactions, "sampling": sampling, "symbols": symbols, "textures": textures}
+ARGUMENTS = dict.fromkeys(("how_interactions_build_up", "learning_interactions", "textures"), ("quick",))
 NEEDS = {"textures": "skimage"}
 
 

@@ -101,7 +101,7 @@ class ActionTrace:
         """One panel per order: its norm from latent to data, and what each layer makes it of; a matplotlib Figure."""
         orders = range(2, self.action.order + 1)
         panels = {k: ([layer.norm(k) for layer in self.layers], [layer.parts(k) for layer in self.layers]) for k in orders}
-        return plots.build_up_figure([layer.name for layer in self.layers], panels)
+        return plots.build_up_figure([layer.name.removesuffix("Layer") for layer in self.layers], panels)
 
 
 def trace_action(flow, order: int = 4, at=None, n_samples: int = 2000, seed: int = 0) -> ActionTrace:

@@ -280,7 +280,7 @@ def test_loops_are_the_log_determinant():
 def test_pictures_of_traces_and_of_training():
     flow = ln.QuadraticFlow.random(2, 2)
     figure = ln.trace_action(flow, 4).plot()
-    assert len(figure.axes) == 3 and [label.get_text() for label in figure.axes[-1].get_xticklabels()][-1] == "1 LinearLayer"
+    assert len(figure.axes) == 3 and [label.get_text() for label in figure.axes[-1].get_xticklabels()][-1] == "1 Linear"
     recorder = ln.record_couplings(every=2, order=3)
     for step in range(5):
         recorder(step, flow)

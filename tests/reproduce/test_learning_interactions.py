@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fieldtheory as ft
+import learners as ln
 
 EXAMPLE = pathlib.Path(__file__).parents[2] / "examples/learning_interactions.py"
 
@@ -68,14 +69,18 @@ def test_a_confining_theory_needs_tails_or_scales(example, tmp_path):
 @pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore:the fitted action should be normalizable")
 def test_the_quartic_coupling_of_a_lattice_by_symmetry(example, tmp_path):
-    """Averaged over 72 symmetries that of a flow with tails has a cosine of at least 0.95 in each gauge; one by one entries have not."""
+    """Averaged over 72 symmetries that of a flow with tails has a cosine of at least 0.95 in each gauge; one by one entries have not.
+
+    RealNVP finds most of the direction and a fifth of the size: a Gaussian is within 0.006 nats of this theory, less than RealNVP's
+    2738 weights cost on held-out samples, n_weights/2N = 0.015, before the validation loss stops them.
+    """
     found = measured(example, "lattice", tmp_path)["quartic"]
     for gauge in ("normal-ordered", "half of q", "projection"):
         assert found.loc[("with tails", gauge, "averaged"), "cosine"] >= 0.95
         assert found.loc[("with tails", gauge, "as it comes"), "cosine"] < 0.9
         assert found.loc[("volume-preserving", gauge, "averaged"), "cosine"] < 0.9
     assert found.loc[("score matching", "exact", "averaged"), "cosine"] >= 0.99
-    assert found.loc[("RealNVP", "normal-ordered", "averaged"), "cosine"] >= 0.93
+    assert found.loc[("RealNVP", "normal-ordered", "averaged"), "cosine"] >= 0.8
 
 
 @pytest.mark.heavy
@@ -100,6 +105,22 @@ def test_effective_theories_match_up_to_the_third_cumulant(modes, data):
 @pytest.fixture(scope="module")
 def modes(example, tmp_path_factory):
     return measured(example, "modes", tmp_path_factory.mktemp("modes"))
+
+
+def test_what_the_last_quadratic_layer_matches(example):
+    """Where the likelihood is stationary in b, W and χ, latent data have mean 0, covariance 1 and E[z_w z_r z_r'] = 0, r read, w written.
+
+    Within 4 standard errors, as the weights are not those of the very maximum; of the other third cumulants some are 8 and more away.
+    """
+    x = example.mixture(20_000, seed=0)
+    z = ln.QuadraticFlow(3, 1).fit(x, seed=0, n_steps=2000, batch_size=1000).to_latent(x)[0]
+    mean, covariance, third = (ft.cumulants(z, k) for k in (1, 2, 3))
+    assert np.abs(mean.values / mean.error.values).max() < 4
+    assert np.abs((covariance.dense() - np.eye(3)) / covariance.error.dense()).max() < 4
+    matched = (third.indices == 2).sum(axis=1) == 1  # the first two variables are read
+    away = np.abs(third.values / third.error.values)
+    print("third cumulants in standard errors:", away[matched].round(1), "and", away[~matched].round(1))
+    assert away[matched].max() < 4 and away[~matched].max() > 8
 
 
 def ising_action(x):
