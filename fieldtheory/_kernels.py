@@ -46,16 +46,21 @@ def value_and_score(poly, x, value, score):
 
 @njit
 def _onsite_lanes(onsite, x, value, score):
-    """Horner's rule for value and slope; overwrites `score`."""
-    n_lanes = x.shape[1]
+    """Horner's rule for value and slope, power by power; overwrites `score`."""
+    top, n_lanes = onsite.shape[0] - 1, x.shape[1]
+    S = np.empty(n_lanes)
     for i in range(x.shape[0]):
+        here, slope = x[i], score[i]
         for c in range(n_lanes):
-            S, slope = 0.0, 0.0
-            for a in range(onsite.shape[0] - 1, -1, -1):
-                slope = slope * x[i, c] + S
-                S = S * x[i, c] + onsite[a, i]
-            score[i, c] = slope * x[i, c] + S
-            value[c] += S * x[i, c]
+            S[c], slope[c] = onsite[top, i], 0.0
+        for a in range(top - 1, -1, -1):
+            below = onsite[a, i]
+            for c in range(n_lanes):
+                slope[c] = slope[c] * here[c] + S[c]
+                S[c] = S[c] * here[c] + below
+        for c in range(n_lanes):
+            slope[c] = slope[c] * here[c] + S[c]
+            value[c] += S[c] * here[c]
 
 
 @njit
