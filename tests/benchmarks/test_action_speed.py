@@ -53,6 +53,7 @@ def test_batches_of_a_dense_action_against_matrix_products(n_dim):
     print(f"\norder 4, n_dim {n_dim}: value and score of 2000 points at {100 * operations(n_dim) / spent / rate:.1f} % of the "
           f"{rate / 1e9:.1f} GFLOP/s of matrix products; µs per point: {1e6 * spent:.2f}, alone {1e6 * alone:.1f}, "
           f"Hessian {1e6 * hessian:.1f}, Hessian·vector {1e6 * product:.1f}")
+    assert n_dim < 50 or operations(n_dim) / spent >= 0.45 * rate
 
 
 def einsum_in_one_call(A, x):
@@ -76,6 +77,7 @@ def test_batches_of_a_dense_action_against_einsum(peer, n_points):
     theirs, ours = seconds(lambda: peer(A, x[:n_points]), 3) / n_points, seconds(lambda: quartic.value_and_score(x), 5) / len(x)
     print(f"\norder 4, n_dim 50: {peer.__name__} {1e6 * theirs:.0f} µs, ours {1e6 * ours:.1f} µs per point, "
           f"{theirs / ours:.0f} times faster")
+    assert peer is einsum_in_steps or theirs >= 20 * ours
 
 
 def test_a_lattice_against_copying_it():
@@ -88,6 +90,7 @@ def test_a_lattice_against_copying_it():
     spent, product = seconds(lambda: S.value_and_score(x), 50), seconds(lambda: S.hessian_vector(x, x), 20)
     print(f"\nφ⁴ 316×316: value and score {1e3 * spent:.2f} ms, copying indices, entries, x and result {1e3 * copying:.2f} ms: "
           f"ratio {spent / copying:.2f}; Hessian·vector {1e3 * product:.2f} ms, ratio {product / copying:.2f}")
+    assert spent <= 3.3 * copying
 
 
 def test_import():
@@ -95,3 +98,4 @@ def test_import():
             "print(time.perf_counter() - t)")
     spent = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout) for _ in range(3)]
     print(f"\nimport, with actions, theories and samplers: {min(spent):.2f} s")
+    assert min(spent) < 1.5

@@ -115,6 +115,7 @@ def test_real_nvp_to_order_4():
     flow, at = real_nvp(20, 8, (64,)), np.zeros(20)
     spent = seconds(lambda: ln.to_action(flow, 4, at=at))
     report("RealNVP, n_dim 20, 8 layers of 64, order 4", spent, flow, 4, 0.25, peak(lambda: ln.to_action(flow, 4, at=at)))
+    assert spent <= 0.25
 
 
 @pytest.mark.parametrize("n_dim, n_layers, hidden, mix, limit", [(100, 20, 64, False, 0.3), (100, 20, 64, True, 0.3),
@@ -139,3 +140,4 @@ def test_leading_directions_in_784_variables():
         print(f"\nRealNVP, n_dim 784, 8 layers of 128: leading directions of order {order} from 4 starts in "
               f"{time.process_time() - began:.1f} s, λ = {', '.join(f'{v:.3g}' for v in found.values)}, "
               f"residual {found.residual.max():.1g}")
+        assert found.residual.max() < 1e-6
